@@ -1,0 +1,67 @@
+# Every target sets up what it needs by itself: an environment in .venv, nothing outside this folder.
+#
+#     make demo               train, tune and test on real data, in under a minute
+#     make test               lint, then the tests
+#     make PYTHON=python3.12  the interpreter that a new .venv is made from (3.11 or later)
+#
+# .venv is made once, and brought up to date only after pyproject.toml or constraints.txt has changed. An active
+# environment of your own is left alone. Written for GNU make 3.81 (macOS) and later.
+
+PYTHON ?= python3
+# What pytest is given besides what pyproject.toml says: make test PYTEST_FLAGS='-k digits'
+PYTEST_FLAGS ?=
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+DEV := $(VENV)/.installed-dev
+ALL := $(VENV)/.installed-all
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-all lint clean
+
+help:
+	@echo 'make demo      train digits on two Ray workers, tune in a sweep, test the best (examples/digits.py)'
+	@echo 'make test      lint, then the tests'
+	@echo 'make test-all  the same, and the tests that need extra packages'
+	@echo 'make lint      ruff and mypy'
+	@echo 'make clean     remove caches and build outputs; keeps .venv and runs/'
+
+demo: $(DEV)
+	$(RUN) examples/digits.py
+
+test: lint
+	$(RUN) -m pytest $(PYTEST_FLAGS)
+
+test-all: $(ALL) lint
+	$(RUN) -m pytest -m '' $(PYTEST_FLAGS)
+
+lint: $(DEV)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+clean:
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name $(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp holds the folder it was made in: a checkout that was moved or copied is installed again.
+ifneq ($(CURDIR),$(shell cat $(DEV) 2>/dev/null))
+.PHONY: $(DEV)
+endif
+ifneq ($(CURDIR),$(shell cat $(ALL) 2>/dev/null))
+.PHONY: $(ALL)
+endif
+
+$(DEV): EXTRAS = dev,examples
+$(ALL): EXTRAS = dev,examples,lightning
+$(DEV) $(ALL): pyproject.toml constraints.txt | $(RUN)
+	$(RUN) -m pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@printf '%s' '$(CURDIR)' > $@
+
+$(RUN):
+	@command -v $(PYTHON) >/dev/null || { echo "There is no '$(PYTHON)' here. Name another: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or later is needed: '$(PYTHON)' is $$($(PYTHON) -V). Name another: make PYTHON=python3.12"; \
+		exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)

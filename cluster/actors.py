@@ -1,0 +1,147 @@
+"""Starts the actors of a group, asks all of them something at once, and ends them.
+
+Whatever goes wrong with an actor while a group comes up is told as a `StartError` that names the worker;
+Ray's own errors do not get out. `end` returns once the processes are gone, those that the workers started
+included.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from cluster.errors import ClusterError, StartError
+from cluster.failure import explain_death
+from cluster.placement import Reservation
+from cluster.ranks import WorkerInfo
+from cluster.reaping import wait_gone
+from cluster.spec import GroupSpec
+from cluster.worker import CONTROL_LANES, Worker
+
+_STACKS_S = 5.0
+_CHILDREN_S = 1.0
+_GONE_S = 20.0
+
+
+def spawn(spec: GroupSpec, reservation: Reservation) -> list[Any]:
+    """Start one actor in each reserved place; returns at once, the processes come up in parallel."""
+    import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    resources = dict(spec.resources_per_worker)
+    options: dict[str, Any] = {"num_cpus": resources.pop("CPU", 0), "num_gpus": resources.pop("GPU", 0)}
+    if "memory" in resources:
+        options["memory"] = resources.pop("memory")
+    actor: Any = ray.remote(concurrency_groups=CONTROL_LANES)(Worker)  # type: ignore[call-overload]
+    return [
+        actor.options(
+            max_restarts=0,
+            max_task_retries=0,
+            resources=resources,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(
+                reservation.placement_group, placement_group_bundle_index=bundle
+            ),
+            **options,
+        ).remote()
+        for bundle in reservation.bundle_of_worker
+    ]
+
+
+def collect(calls: Sequence[Any], *, names: Sequence[str], doing: str, deadline: float) -> list[Any]:
+    """The answers to one call of each worker; the first that fails ends the wait.
+
+    Args:
+        calls: one reference per worker.
+        names: how to call each worker in an error.
+        doing: what they were asked to do, to follow "did not".
+        deadline: on the clock of `time.monotonic`.
+
+    Raises:
+        StartError: a worker failed, ended, or had not answered by the deadline.
+        ClusterError: a worker raised one.
+    """
+    import ray
+
+    begun, index_of = time.monotonic(), {call: index for index, call in enumerate(calls)}
+    waiting = list(calls)
+    while waiting:
+        left_s = max(0.0, deadline - time.monotonic())
+        done, waiting = ray.wait(waiting, num_returns=1, timeout=left_s)
+        if not done:
+            late = ", ".join(names[index_of[call]] for call in waiting)
+            raise StartError(
+                f"{len(waiting)} of {len(calls)} workers did not {doing} within "
+                f"{time.monotonic() - begun:.1f} s, the end of start_timeout_s: {late}. "
+                "Look at the load and the network of their nodes, or raise start_timeout_s."
+            )
+        _check(done[0], names[index_of[done[0]]], doing)
+    return list(ray.get(list(calls)))
+
+
+def stacks(actors: Sequence[Any]) -> list[str]:
+    """Where every thread of each worker is; a sentence in its place for a worker that does not answer."""
+    import ray
+
+    calls = [actor.stacks.options(concurrency_group="control").remote() for actor in actors]
+    ready = set(ray.wait(calls, num_returns=len(calls), timeout=_STACKS_S)[0])
+    return [_stack(call) if call in ready else _NO_STACK for call in calls]
+
+
+def end(actors: Sequence[Any], lives: Sequence[Any], workers: Sequence[WorkerInfo]) -> None:
+    """Kill the processes that workers started, then the workers, and wait until all are gone.
+
+    Args:
+        actors: the actors.
+        lives: their calls of `live`, which end with the processes.
+        workers: who they are; empty when they have not come up yet.
+    """
+    import ray
+
+    try:
+        if workers:
+            calls = [actor.end_children.options(concurrency_group="control").remote() for actor in actors]
+            ray.wait(calls, num_returns=len(calls), timeout=_CHILDREN_S)
+    finally:
+        for actor in actors:
+            ray.kill(actor, no_restart=True)
+    if lives:
+        ray.wait(list(lives), num_returns=len(lives), timeout=_GONE_S)
+    here = ray.get_runtime_context().get_node_id()
+    wait_gone([worker.pid for worker in workers if worker.node_id == here], _GONE_S)
+
+
+_NO_STACK = (
+    f"No answer within {_STACKS_S:g} s: native code may hold the interpreter's lock, "
+    "or the node is out of reach."
+)
+
+
+def _stack(call: Any) -> str:
+    import ray
+
+    try:
+        return str(ray.get(call))
+    except ray.exceptions.RayError as error:
+        return f"No answer: {explain_death(str(error))}."
+
+
+def _check(call: Any, name: str, doing: str) -> None:
+    """Raise what a finished call failed with."""
+    import ray
+
+    try:
+        ray.get(call)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause if isinstance(error.cause, Exception) else error
+        if isinstance(cause, ClusterError):
+            raise cause from None
+        raise StartError(
+            f"{name} did not {doing}: {type(cause).__name__}: {cause}. "
+            "The packages that this program uses must be installed on every node, in the same versions."
+        ) from cause
+    except ray.exceptions.RayError as error:
+        raise StartError(
+            f"{name} did not {doing}, its process ended: {explain_death(str(error))}. "
+            "Look at that node's memory and at Ray's log files there."
+        ) from None

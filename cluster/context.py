@@ -1,0 +1,93 @@
+"""What a callable gets to know and to use on a worker: who it is among the ranks, and how to talk to the
+driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cluster.errors import ClusterError
+from cluster.mailbox import Mailbox
+from cluster.ranks import WorkerInfo
+from cluster.serialization import dump_fast, load
+
+
+class WorkerContext:
+    """The first argument of every callable that runs on a worker. It is valid until the callable returns.
+
+    Attributes:
+        rank, world_size: this process among all, 0 to world_size - 1.
+        local_rank, local_world_size: this process among those on its node.
+        node_rank, num_nodes: this node among the group's nodes.
+        node_id, node_ip: the node, as Ray knows it.
+        generation: how many times the group's processes had formed a process group before this one.
+        device: "cpu", or "cuda:i", from the GPUs that Ray assigned to this worker.
+        signals: what the driver sent by `WorkerGroup.signal` in this run; filled from another thread, read
+            without locks.
+        where: set it to a function that says what is being done ("epoch 3, step 41"). It is asked only when
+            the callable fails, for the error report.
+        hidden: top-level packages whose frames are left out of the error report.
+    """
+
+    __slots__ = (
+        "_mailbox",
+        "device",
+        "generation",
+        "hidden",
+        "local_rank",
+        "local_world_size",
+        "node_id",
+        "node_ip",
+        "node_rank",
+        "num_nodes",
+        "rank",
+        "signals",
+        "where",
+        "world_size",
+    )
+
+    def __init__(
+        self, info: WorkerInfo, generation: int, signals: dict[str, object], mailbox: Mailbox
+    ) -> None:
+        self.rank = info.rank
+        self.world_size = info.world_size
+        self.local_rank = info.local_rank
+        self.local_world_size = info.local_world_size
+        self.node_rank = info.node_rank
+        self.num_nodes = info.num_nodes
+        self.node_id = info.node_id
+        self.node_ip = info.node_ip
+        self.device = info.device
+        self.generation = generation
+        self.signals = signals
+        self.where: Callable[[], str] | None = None
+        self.hidden: tuple[str, ...] = ()
+        self._mailbox = mailbox
+
+    def emit(self, event: object) -> None:
+        """Send an event to the driver's `on_event`. Never blocks; the event is pickled now, so it may be
+        changed afterwards.
+
+        Raises:
+            SerializationError: the event cannot be pickled.
+        """
+        self._mailbox.put("event", dump_fast(event, f"an event of type {type(event).__qualname__}"))
+
+    def ask(self, question: object) -> Any:
+        """Send a question to the driver and wait for what its `on_ask` returns.
+
+        Events emitted before it have reached `on_event` when it is answered.
+
+        Raises:
+            SerializationError: the question cannot be pickled.
+            ClusterError: the callable has returned already.
+        """
+        answer = self._mailbox.ask(dump_fast(question, f"a question of type {type(question).__qualname__}"))
+        if answer is None:
+            raise ClusterError(
+                f"ask({type(question).__qualname__}) came after the callable had returned, "
+                "so nobody answers. "
+                "Ask before it returns, and end the threads it starts."
+            )
+        return load(answer)

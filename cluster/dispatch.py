@@ -1,0 +1,180 @@
+"""Drives one run of a callable on all workers from the driver: events in, answers out, results or the first
+failure.
+
+Each worker has two open calls: its run, and a long poll for what it says. `ray.wait` on all of them wakes the
+driver within a millisecond or two of anything happening; nothing is polled by sleeping. Events of one rank
+reach `on_event` in the order they were emitted and before the run returns. When a rank fails, the first cause
+is raised; ranks that only lost a peer give the others a moment to be named as the cause.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.errors import ClusterError, GroupError
+from cluster.failure import Failure, choose_first, describe_death, explain_death, rebuild
+from cluster.mailbox import Item
+from cluster.ranks import WorkerInfo
+from cluster.serialization import dump_fast, load
+from cluster.worker import Success
+
+_POLL_S = 30.0
+_CAUSE_S = (
+    3.0  # how long a broken connection waits for its cause to show: a lost node is reported after about 2 s
+)
+
+OnEvent = Callable[[int, object], None]
+OnAsk = Callable[[int, object], object]
+OnOutput = Callable[[str, str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listeners:
+    """Who is told what while a run is under way; all are called in the thread that called `run`."""
+
+    on_event: OnEvent | None = None
+    on_ask: OnAsk | None = None
+    on_output: OnOutput | None = None
+
+
+class Dispatch:
+    """One run on all workers of a group."""
+
+    def __init__(
+        self, run: int, actors: Sequence[Any], workers: Sequence[WorkerInfo], listeners: Listeners
+    ) -> None:
+        self._run = run
+        self._actors = actors
+        self._workers = workers
+        self._listeners = listeners
+        self._runs: dict[Any, int] = {}
+        self._polls: dict[Any, int] = {}
+        self._acknowledged = [-1] * len(actors)
+        self._results: dict[int, bytes] = {}
+        self._failures: dict[int, Failure] = {}
+
+    def results(self, payload: Any) -> list[Any]:
+        """Start the run and see it through.
+
+        Args:
+            payload: Ray's reference to the pickled callable and arguments.
+
+        Returns:
+            What each rank's callable returned, in rank order.
+
+        Raises:
+            BaseException: the first cause of failure, or what a listener raised. The run may still go on in
+                the workers.
+        """
+        import ray
+
+        for rank, actor in enumerate(self._actors):
+            self._runs[actor.run.remote(self._run, payload)] = rank
+            self._poll(rank)
+        deadline: float | None = None
+        while self._runs or self._polls:
+            open_calls = [*self._runs, *self._polls]
+            timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+            ready, _ = ray.wait(open_calls, num_returns=1, timeout=timeout)
+            if ready:
+                ready, _ = ray.wait(open_calls, num_returns=len(open_calls), timeout=0)
+            for call in ready:
+                self._take(call)
+            if self._failures:
+                deadline = deadline or time.monotonic() + _CAUSE_S
+                certain = any(not failure.broken_link for failure in self._failures.values())
+                if certain or not self._runs or time.monotonic() >= deadline:
+                    self._drain()
+                    self._raise_first()
+        if self._failures:
+            self._raise_first()
+        return [load(self._results.pop(rank)) for rank in range(len(self._actors))]
+
+    def _poll(self, rank: int) -> None:
+        lane = self._actors[rank].poll.options(concurrency_group="poll")
+        self._polls[lane.remote(self._run, self._acknowledged[rank], _POLL_S)] = rank
+
+    def _take(self, call: Any) -> None:
+        """Take one finished call."""
+        import ray
+
+        rank = self._runs.pop(call, None)
+        rank = self._polls.pop(call, None) if rank is None else rank
+        if rank is None:  # the other call of this rank has told of its death
+            return
+        try:
+            value = ray.get(call)
+        except ray.exceptions.RayTaskError as error:
+            raise ClusterError(
+                f"Rank {rank} failed outside its callable: {error.cause!r}. "
+                "This is a fault of this package: please report it."
+            ) from error
+        except ray.exceptions.RayError as error:
+            self._failures.setdefault(rank, describe_death(rank, explain_death(str(error))))
+            self._runs = {c: r for c, r in self._runs.items() if r != rank}
+            self._polls = {c: r for c, r in self._polls.items() if r != rank}
+            return
+        if isinstance(value, Success):
+            self._results[rank] = value.data
+        elif isinstance(value, Failure):
+            self._failures[rank] = value
+        else:
+            for item in value.items:
+                self._acknowledged[rank] = item.number
+                self._tell(rank, item)
+            if not value.closed:
+                self._poll(rank)
+
+    def _tell(self, rank: int, item: Item) -> None:
+        """Pass one item to its listener."""
+        if item.kind == "event":
+            if self._listeners.on_event is not None:
+                self._listeners.on_event(rank, load(_bytes(item)))
+        elif item.kind == "ask":
+            if self._listeners.on_ask is None:
+                raise GroupError(
+                    f"Rank {rank} asked {load(_bytes(item))!r} but run() was given no on_ask. "
+                    "Pass on_ask to run()."
+                )
+            answer = dump_fast(
+                self._listeners.on_ask(rank, load(_bytes(item))), "the answer that on_ask returned"
+            )
+            lane = self._actors[rank].answer.options(concurrency_group="control")
+            lane.remote(self._run, item.number, answer)
+        elif self._listeners.on_output is not None:
+            self._listeners.on_output(item.kind, str(item.data))
+        else:
+            stream = sys.stderr if item.kind == "stderr" else sys.stdout
+            stream.write(str(item.data))
+            stream.flush()
+
+    def _drain(self) -> None:
+        """Take what has arrived by now: other failures, and the last events and output of the rank that
+        failed.
+        """
+        import ray
+
+        until = time.monotonic() + 0.2
+        while calls := [c for c, rank in self._polls.items() if rank in self._failures]:
+            ready, _ = ray.wait(calls, num_returns=1, timeout=max(0.0, until - time.monotonic()))
+            if not ready:
+                break
+            for call in ready:
+                self._take(call)
+        open_calls = [*self._runs, *self._polls]
+        if open_calls:
+            for call in ray.wait(open_calls, num_returns=len(open_calls), timeout=0)[0]:
+                self._take(call)
+
+    def _raise_first(self) -> None:
+        first = choose_first(list(self._failures.values()))
+        raise rebuild(first, self._workers, sorted(self._results)) from None
+
+
+def _bytes(item: Item) -> bytes:
+    assert isinstance(item.data, bytes)
+    return item.data

@@ -1,0 +1,144 @@
+"""Keeps ended-with worker groups warm for a while, so that the next call with equal needs starts in
+milliseconds.
+
+There is one pool per driver process. A group is lent to one borrower at a time. It comes back after a clean
+exit and is used again for an equal `GroupSpec`; it ends after `IDLE_TIMEOUT_S` seconds of idleness, when its
+room may be needed for another spec, at `end`, or at exit. A borrowed group that has failed is not taken back.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from cluster.group import WorkerGroup
+from cluster.placement import fits, list_nodes, plan_bundles
+from cluster.spec import GroupSpec
+
+IDLE_TIMEOUT_S = 60.0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Idle:
+    group: WorkerGroup
+    until: float  # on the clock of time.monotonic
+
+
+class _Pool:
+    """The idle groups, oldest first, and the thread that ends them."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._idle: list[_Idle] = []
+        self._timer: threading.Thread | None = None
+        self._pid = os.getpid()
+
+    def take(self, spec: GroupSpec) -> WorkerGroup | None:
+        """An idle group of that spec that is alive; those found dead are ended."""
+        while True:
+            with self._changed:
+                found = next((idle for idle in self._idle if idle.group.spec == spec), None)
+                if found is None:
+                    return None
+                self._idle.remove(found)
+                self._changed.notify_all()
+            if found.group.alive:
+                return found.group
+            found.group.shutdown()
+
+    def put(self, group: WorkerGroup) -> None:
+        """Keep a group for the idle time."""
+        with self._changed:
+            self._idle.append(_Idle(group=group, until=time.monotonic() + IDLE_TIMEOUT_S))
+            if self._timer is None:
+                self._timer = threading.Thread(target=self._end_old, name="cluster-pool-idle", daemon=True)
+                self._timer.start()
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """End all idle groups, and the thread with them."""
+        with self._changed:
+            idle, self._idle = self._idle, []
+            timer = self._timer
+            self._changed.notify_all()
+        for each in idle:
+            each.group.shutdown()
+        if timer is not None and timer is not threading.current_thread():
+            timer.join()
+
+    def make_room(self, spec: GroupSpec) -> None:
+        """End the idle groups if what they hold may be needed to place this spec."""
+        with self._changed:
+            if not self._idle:
+                return
+        if spec.placement_group is not None or fits(plan_bundles(spec), [node.free for node in list_nodes()]):
+            return
+        self.end()
+
+    def _end_old(self) -> None:
+        """Body of the thread: sleep until the oldest is due; end with the last."""
+        while True:
+            with self._changed:
+                if not self._idle:
+                    self._timer = None
+                    return
+                wait_s = self._idle[0].until - time.monotonic()
+                if wait_s > 0:
+                    self._changed.wait(wait_s)
+                    continue
+                due = self._idle.pop(0)
+            due.group.shutdown()
+
+
+_pool = _Pool()
+
+
+@contextmanager
+def lease(spec: GroupSpec) -> Iterator[WorkerGroup]:
+    """Borrow a worker group for the duration of a block: a warm one of an equal spec, else a new one.
+
+    Args:
+        spec: what is needed.
+
+    Yields:
+        The group. After the block it is kept warm if it is still alive, also when the block raised; else it
+        has ended.
+
+    Raises:
+        ClusterError: as `WorkerGroup.start`.
+    """
+    global _pool
+    if _pool._pid != os.getpid():  # a forked child owns none of its parent's groups
+        _pool = _Pool()
+    pool = _pool
+    group = pool.take(spec)
+    if group is not None:
+        group.reform()
+    else:
+        pool.make_room(spec)
+        group = WorkerGroup.start(spec)
+    atexit.unregister(end)
+    atexit.register(end)  # registered after session's own, so it runs before it
+    try:
+        yield group
+    except BaseException:
+        _take_back(pool, group)
+        raise
+    _take_back(pool, group)
+
+
+def end() -> None:
+    """End all idle groups now. Groups that are lent out are their borrowers' business."""
+    _pool.end()
+
+
+def _take_back(pool: _Pool, group: WorkerGroup) -> None:
+    if group.alive:
+        pool.put(group)
+    else:
+        group.shutdown()

@@ -1,0 +1,105 @@
+"""Gives placed workers their ranks. Pure: the same placement always gets the same ranks.
+
+Ranks are ordered by node (address, then id), within a node by GPU, then by creation. Nodes are told apart by
+Ray's node id, not by address, so several nodes on one machine stay several. Every worker of a node sees the
+GPUs of all its workers, in the same order, and uses the one that Ray gave it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cluster.errors import StartError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where one worker came up: its node, its process, and the ids of the GPUs that Ray assigned to it."""
+
+    node_id: str
+    node_ip: str
+    pid: int
+    gpu_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerInfo:
+    """One worker of a group.
+
+    Attributes:
+        rank: 0 to world_size - 1; local_rank counts within the node, node_rank counts the nodes.
+        device: "cpu", or "cuda:i" with i counted in `visible_gpus`.
+        visible_gpus: the GPU ids of all the group's workers on this node, as for CUDA_VISIBLE_DEVICES.
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    node_rank: int
+    num_nodes: int
+    node_id: str
+    node_ip: str
+    pid: int
+    device: str
+    visible_gpus: tuple[str, ...]
+
+
+def assign_ranks(places: Sequence[Place]) -> list[tuple[int, WorkerInfo]]:
+    """Rank the workers.
+
+    Args:
+        places: one per worker, in the order of creation.
+
+    Returns:
+        In rank order: the index into `places`, and what that worker is.
+    """
+    order = sorted(range(len(places)), key=lambda i: (_node_key(places[i]), _gpu_key(places[i].gpu_ids), i))
+    nodes: dict[str, list[int]] = {}
+    for index in order:
+        nodes.setdefault(places[index].node_id, []).append(index)
+    ranked: list[tuple[int, WorkerInfo]] = []
+    for node_rank, members in enumerate(nodes.values()):
+        gpus = {gpu for index in members for gpu in places[index].gpu_ids}
+        visible = tuple(sorted(gpus, key=lambda gpu: _gpu_key((gpu,))))
+        for local_rank, index in enumerate(members):
+            place = places[index]
+            info = WorkerInfo(
+                rank=len(ranked),
+                world_size=len(places),
+                local_rank=local_rank,
+                local_world_size=len(members),
+                node_rank=node_rank,
+                num_nodes=len(nodes),
+                node_id=place.node_id,
+                node_ip=place.node_ip,
+                pid=place.pid,
+                device=choose_device(place.gpu_ids, visible),
+                visible_gpus=visible,
+            )
+            ranked.append((index, info))
+    return ranked
+
+
+def choose_device(own: Sequence[str], visible: Sequence[str]) -> str:
+    """A worker's torch device: "cpu" without a GPU, else "cuda:i" by its first id's place in `visible`."""
+    if not own:
+        return "cpu"
+    if own[0] not in visible:
+        raise StartError(
+            f"Ray assigned GPU {own[0]} but CUDA_VISIBLE_DEVICES is {','.join(visible)!r}. "
+            "Leave CUDA_VISIBLE_DEVICES to Ray, or list the assigned GPU in it."
+        )
+    return f"cuda:{list(visible).index(own[0])}"
+
+
+def _node_key(place: Place) -> tuple[int, int, str]:
+    address = ipaddress.ip_address(place.node_ip)
+    return (address.version, int(address), place.node_id)
+
+
+def _gpu_key(ids: Sequence[str]) -> tuple[tuple[int, int, str], ...]:
+    """Ids that are numbers in number order, before those that are not (UUIDs of MIG slices)."""
+    return tuple(sorted((0, int(gpu), "") if gpu.isdigit() else (1, 0, gpu) for gpu in ids))

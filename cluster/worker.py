@@ -1,0 +1,225 @@
+"""The actor: one warm process that runs callables, and answers control calls while one runs.
+
+The callable runs in the actor's main lane, always the same thread; polls, signals, answers and stack dumps
+have lanes of their own, so they work while the callable computes or waits in a collective. What a callable
+changes of the process's surroundings (environment variables, working directory, thread count, streams) is put
+back after it. An exception of the callable is a normal answer, a `Failure`, so nothing of Ray's own error
+wrapping reaches the user; only the end of the process itself shows as an error of the call.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cluster import network, process_group
+from cluster.context import WorkerContext
+from cluster.errors import SerializationError
+from cluster.failure import Failure, describe
+from cluster.mailbox import Batch, Mailbox
+from cluster.output import Tail, captured
+from cluster.ranks import Place, WorkerInfo
+from cluster.serialization import dump, load
+from cluster.surroundings import restored
+
+__all__ = ["CONTROL_LANES", "Assignment", "Success", "Worker", "WorkerContext"]
+
+CONTROL_LANES = {"poll": 1, "control": 3, "life": 1}
+_WARM_IMPORTS = (
+    "torch",
+    "torch.optim",
+    "torch.distributed",
+    "torch._dynamo",
+)  # the first optimizer imports _dynamo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """What a worker is told once all are placed: who it is, and how to behave.
+
+    Attributes:
+        info: its ranks and device.
+        store: where the driver's store listens.
+        threads: intra-op threads.
+        peer: an address that the other workers are reached at.
+        cwd: the driver's working directory, taken if it exists here.
+        backend, collective_timeout_s: of the process group.
+    """
+
+    info: WorkerInfo
+    store: process_group.StoreAddress
+    threads: int
+    peer: str
+    cwd: str
+    backend: str
+    collective_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Success:
+    """What a callable returned, pickled."""
+
+    data: bytes
+
+
+class Worker:
+    """One process of a group. Its methods are called by `WorkerGroup` only."""
+
+    def __init__(self) -> None:
+        self._assignment: Assignment | None = None
+        self._store: Any = None
+        self._generation = -1
+        self._runs: dict[int, tuple[Mailbox, dict[str, object]]] = {}
+        self._runs_lock = threading.Lock()
+        self._thread_id: int | None = None
+
+    def prepare(self, env: Mapping[str, str]) -> Place:
+        """Set the environment, import what every callable will need, and say where this process is."""
+        import ray
+
+        os.environ.update(env)
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # hides a harmless line on missing reverse DNS
+        for name in _WARM_IMPORTS:
+            importlib.import_module(name)
+        gc.freeze()  # what was imported is never garbage, so collecting after a run is quick
+        context = ray.get_runtime_context()
+        gpus = context.get_accelerator_ids().get("GPU", [])
+        return Place(
+            node_id=context.get_node_id(),
+            node_ip=ray.util.get_node_ip_address(),
+            pid=os.getpid(),
+            gpu_ids=tuple(str(gpu) for gpu in gpus),
+        )
+
+    def assign(self, assignment: Assignment) -> None:
+        """Take the rank: environment variables as torchrun sets them, device, threads, working directory."""
+        import torch
+
+        self._assignment, info = assignment, assignment.info
+        os.environ.update(
+            RANK=str(info.rank),
+            WORLD_SIZE=str(info.world_size),
+            LOCAL_RANK=str(info.local_rank),
+            LOCAL_WORLD_SIZE=str(info.local_world_size),
+            GROUP_RANK=str(info.node_rank),
+            MASTER_ADDR=assignment.store.host,
+            MASTER_PORT=str(assignment.store.port),
+            TORCHELASTIC_USE_AGENT_STORE="True",  # rank 0 must not start a store: the driver has
+            OMP_NUM_THREADS=str(assignment.threads),
+        )
+        if info.visible_gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(info.visible_gpus)
+            if torch.cuda.is_available():
+                torch.cuda.set_device(torch.device(info.device))
+        if os.path.isdir(assignment.cwd):
+            os.chdir(assignment.cwd)
+        network.name_interface(network.address_towards(assignment.peer))
+
+    def join(self, generation: int) -> None:
+        """Form the process group of this generation with the other ranks."""
+        assignment = self._known()
+        if self._store is None:
+            self._store = process_group.connect_store(assignment.store, assignment.collective_timeout_s)
+        process_group.leave()
+        process_group.join(
+            self._store,
+            generation=generation,
+            rank=assignment.info.rank,
+            world_size=assignment.info.world_size,
+            backend=assignment.backend,
+            timeout_s=assignment.collective_timeout_s,
+            device=assignment.info.device,
+        )
+        self._generation = generation
+
+    def run(self, run: int, payload: bytes) -> Success | Failure:
+        """Run one callable; `payload` is the pickled (callable, arguments), `run` the number of this run."""
+        info, tail = self._known().info, Tail()
+        mailbox, signals = self._open(run)
+        with self._runs_lock:
+            self._runs = {run: (mailbox, signals)}
+        context = WorkerContext(info, self._generation, signals, mailbox)
+        self._thread_id = threading.get_ident()
+        forward = mailbox.write if info.rank == 0 else None
+        try:
+            with captured(tail, forward), restored(self._known().threads):
+                try:
+                    fn, args = load(payload)
+                    result = fn(context, *args)
+                    return Success(data=dump(result, "what the callable returned"))
+                except BaseException as error:
+                    where = _ask_where(context)
+                    shown = () if info.rank == 0 else tail.lines()
+                    if isinstance(error, SerializationError) and error.__cause__ is not None:
+                        error.__cause__ = None  # its message says it all
+                    return describe(error, rank=info.rank, where=where, hidden=context.hidden, output=shown)
+        finally:
+            self._thread_id = None
+            mailbox.close()
+            fn = args = result = context = None  # type: ignore[assignment]
+            gc.collect()  # models and loaders of this run go now, not in the middle of the next
+
+    def poll(self, run: int, acknowledged: int, wait_s: float) -> Batch:
+        """What the run said after the acknowledged number; waits up to `wait_s` seconds for it."""
+        return self._open(run)[0].poll(acknowledged, wait_s)
+
+    def signal(self, run: int, name: str, value: object) -> None:
+        """Set a value in the run's `signals`, also when the run has not begun here."""
+        self._open(run)[1][name] = value
+
+    def answer(self, run: int, number: int, data: bytes) -> None:
+        """Answer the run's question of that number."""
+        self._open(run)[0].answer(number, data)
+
+    def stacks(self) -> str:
+        """The stack of every Python thread of this process, the callable's first."""
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+        frames = sorted(sys._current_frames().items(), key=lambda item: item[0] != self._thread_id)
+        own = threading.get_ident()
+        parts = []
+        for ident, frame in frames:
+            if ident != own:
+                name = "the callable" if ident == self._thread_id else names.get(ident, str(ident))
+                parts.append(f"Thread of {name}:\n" + "".join(traceback.format_stack(frame)))
+        return "\n".join(parts)
+
+    def live(self) -> None:
+        """Never return: the call ends with the process, which is how the driver learns of it."""
+        threading.Event().wait()
+
+    def end_children(self) -> None:
+        """Kill the processes that this one started, while it is there to name them."""
+        import psutil  # Ray brings it
+
+        for child in psutil.Process().children(recursive=True):
+            try:
+                child.kill()
+            except psutil.NoSuchProcess:
+                continue
+
+    def _known(self) -> Assignment:
+        assert self._assignment is not None, "assign comes before join and run"
+        return self._assignment
+
+    def _open(self, run: int) -> tuple[Mailbox, dict[str, object]]:
+        """The run's mailbox and signals; made by whichever call of the run comes first."""
+        with self._runs_lock:
+            if run not in self._runs:
+                self._runs[run] = (Mailbox(), {})
+            return self._runs[run]
+
+
+def _ask_where(context: WorkerContext) -> str | None:
+    if context.where is None:
+        return None
+    try:
+        return str(context.where())
+    except Exception as error:
+        return f"(where() failed: {error!r})"

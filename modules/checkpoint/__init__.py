@@ -1,0 +1,7 @@
+"""The checkpoint file: what stands in it, and how it is read without trusting it."""
+
+from __future__ import annotations
+
+from modules.checkpoint.format import CheckpointError, plain, read
+
+__all__ = ["CheckpointError", "plain", "read"]

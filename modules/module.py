@@ -1,0 +1,446 @@
+"""The LightningModule: a torch module that also says how to train, evaluate and optimise it.
+ Hooks and steps that are not overridden are never called. The trainer attaches itself and a sink for `log`
+while it works; both are plain attributes, never part of the state dict, of a pickle or of a checkpoint. Used
+without a trainer, a LightningModule is an ordinary torch module, and `log` warns once and does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from modules.hyperparameters import HyperparametersMixin
+from modules.saving import load_from_checkpoint
+
+_ATTACHED = ("_trainer", "_log_sink")
+
+
+class LightningModule(HyperparametersMixin, nn.Module):
+    """Subclass it, give it layers, and override ``training_step`` and ``configure_optimizers``.
+
+    Attributes:
+        automatic_optimization: The trainer runs backward, clipping and the optimizer.
+        strict_loading: Names of weights must agree when a checkpoint is loaded.
+        example_input_array: An input of ``forward``, for graphs and summaries.
+    """
+
+    automatic_optimization: bool = True
+    strict_loading: bool = True
+    example_input_array: Any = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._trainer: Any = None
+        self._log_sink: Callable[..., None] | None = None
+
+    # ---------------------------------------------------------------- what to override: steps
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the loss of a batch: a scalar tensor, or a dictionary with ``loss``; None skips the batch.
+
+        Called as ``training_step(batch, batch_idx)``; ``batch_idx`` may be left out of the signature. For a
+        mean over all elements of all micro-batches and ranks return ``{"loss_sum": sum, "loss_count":
+        number}``.
+        """
+        raise NotImplementedError
+
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate a batch: ``validation_step(batch, batch_idx, dataloader_idx=0)``. Use `log` for what
+        matters.
+        """
+        raise NotImplementedError
+
+    def test_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate a batch: ``test_step(batch, batch_idx, dataloader_idx=0)``."""
+        raise NotImplementedError
+
+    def predict_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the predictions of a batch; calls ``forward(batch)`` unless overridden."""
+        return self(args[0] if args else kwargs["batch"])
+
+    def configure_optimizers(self) -> Any:
+        """Return an optimizer, or ``{"optimizer": ..., "lr_scheduler": ...}``, or ``([optimizers],
+        [schedulers])``.
+        """
+        raise NotImplementedError
+
+    def configure_model(self) -> None:
+        """Build layers here rather than in ``__init__`` when they should be made on the worker. Must be
+        idempotent.
+        """
+
+    def configure_callbacks(self) -> Any:
+        """Return callbacks that belong to this module; they replace the trainer's of the same class."""
+        return []
+
+    # ---------------------------------------------------------------- what to override: data
+
+    def prepare_data(self) -> None:
+        """Download or write data, once per node."""
+
+    def setup(self, stage: str) -> None:
+        """Build what depends on the stage (fit, validate, test, predict), in every process."""
+
+    def teardown(self, stage: str) -> None:
+        """Clean up at the end of a stage."""
+
+    def train_dataloader(self) -> Any:
+        """Return the loader for training."""
+        raise NotImplementedError
+
+    def val_dataloader(self) -> Any:
+        """Return the loader, or a list of loaders, for validation."""
+        raise NotImplementedError
+
+    def test_dataloader(self) -> Any:
+        """Return the loader, or a list of loaders, for testing."""
+        raise NotImplementedError
+
+    def predict_dataloader(self) -> Any:
+        """Return the loader, or a list of loaders, for prediction."""
+        raise NotImplementedError
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Change a batch before it goes to the device."""
+        return batch
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch of a type of one's own to the device."""
+        return batch
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Change a batch on the device."""
+        return batch
+
+    # ---------------------------------------------------------------- what to override: hooks
+
+    def on_fit_start(self) -> None:
+        """Called when fit begins, after optimizers are built."""
+
+    def on_fit_end(self) -> None:
+        """Called when fit has ended."""
+
+    def on_train_start(self) -> None:
+        """Called before the first epoch."""
+
+    def on_train_end(self) -> None:
+        """Called after the last epoch."""
+
+    def on_train_epoch_start(self) -> None:
+        """Called before the first batch of a training epoch."""
+
+    def on_train_epoch_end(self) -> None:
+        """Called after an epoch's last batch and its validation."""
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        """Called before training_step. Return -1 to skip the rest of the epoch."""
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Called after the optimizer step."""
+
+    def on_validation_start(self) -> None:
+        """Called before validation."""
+
+    def on_validation_end(self) -> None:
+        """Called after validation."""
+
+    def on_validation_epoch_start(self) -> None:
+        """Called before the first validation batch."""
+
+    def on_validation_epoch_end(self) -> None:
+        """Called after the last validation batch; `log` is allowed."""
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Called before validation_step."""
+
+    def on_validation_batch_end(
+        self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Called after validation_step."""
+
+    def on_test_start(self) -> None:
+        """Called before testing."""
+
+    def on_test_end(self) -> None:
+        """Called after testing."""
+
+    def on_test_epoch_start(self) -> None:
+        """Called before the first test batch."""
+
+    def on_test_epoch_end(self) -> None:
+        """Called after the last test batch; `log` is allowed."""
+
+    def on_test_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Called before test_step."""
+
+    def on_test_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Called after test_step."""
+
+    def on_predict_start(self) -> None:
+        """Called before prediction."""
+
+    def on_predict_end(self) -> None:
+        """Called after prediction."""
+
+    def on_predict_epoch_start(self) -> None:
+        """Called before the first prediction batch."""
+
+    def on_predict_epoch_end(self) -> None:
+        """Called after the last prediction batch."""
+
+    def on_predict_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Called before predict_step."""
+
+    def on_predict_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Called after predict_step."""
+
+    def on_before_zero_grad(self, optimizer: Optimizer) -> None:
+        """Called before gradients are zeroed."""
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Called before backward."""
+
+    def on_after_backward(self) -> None:
+        """Called after backward."""
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Called after unscaling, before clipping and the optimizer's step."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """May add to the checkpoint before it is written."""
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Called with a checkpoint before its weights are loaded."""
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Run backward; override to do it in another way."""
+        loss.backward(*args, **kwargs)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Zero the gradients; override to do it in another way."""
+        optimizer.zero_grad()
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Step the optimizer; an override must call ``optimizer.step(closure=optimizer_closure)``.
+
+        The closure runs training_step, zeroing and backward.
+        """
+        optimizer.step(closure=optimizer_closure)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Step a scheduler; `metric` is the monitored value of a plateau scheduler, else None."""
+        if metric is None:
+            scheduler.step()
+        else:
+            scheduler.step(metric)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradients; an override may call `clip_gradients`."""
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    # ---------------------------------------------------------------- what to use
+
+    def log(
+        self,
+        name: str,
+        value: Any,
+        prog_bar: bool = False,
+        logger: bool | None = None,
+        on_step: bool | None = None,
+        on_epoch: bool | None = None,
+        reduce_fx: str | Callable[..., Any] = "mean",
+        enable_graph: bool = False,
+        sync_dist: bool = False,
+        sync_dist_group: Any = None,
+        add_dataloader_idx: bool = True,
+        batch_size: int | None = None,
+        metric_attribute: str | None = None,
+        rank_zero_only: bool = False,
+    ) -> None:
+        """Record a number under `name`, for loggers, callbacks and the progress display.
+
+        Args:
+            name: What it is called. Logged on step and on epoch, it appears as ``name_step`` and
+                ``name_epoch`` too.
+            value: A number or a tensor of one element; detached, never waited for.
+            prog_bar: Show it in the progress display.
+            logger: Send it to the loggers (True unless said otherwise).
+            on_step: Record the value of this step. Default: True in training steps.
+            on_epoch: Record the epoch's reduction. Default: True in evaluation and in epoch hooks.
+            reduce_fx: How an epoch's values become one: mean (weighted by batch size), sum, min, max.
+            enable_graph: Accepted; values are always detached.
+            sync_dist: Reduce over ranks; otherwise rank 0's value counts.
+            sync_dist_group: Accepted for the default group only.
+            add_dataloader_idx: With several evaluation loaders, append ``/dataloader_idx_N``.
+            batch_size: Weight of this value in the mean; taken from the batch when None.
+            metric_attribute: The attribute that holds a metric object.
+            rank_zero_only: Called on rank 0 only; such a value cannot be monitored.
+
+        Raises:
+            MisconfigurationError: Not allowed in this hook, or called differently than before under the same
+                name.
+        """
+        sink = self._log_sink
+        if sink is None:
+            self._warn_unattached()
+            return
+        sink(
+            name,
+            value,
+            prog_bar,
+            logger,
+            on_step,
+            on_epoch,
+            reduce_fx,
+            sync_dist,
+            add_dataloader_idx,
+            batch_size,
+            rank_zero_only,
+        )
+
+    def log_dict(self, dictionary: Mapping[str, Any], **kwargs: Any) -> None:
+        """Call `log` for each name and value of `dictionary`, with the same keyword arguments."""
+        for name, value in dictionary.items():
+            self.log(name, value, **kwargs)
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print on rank 0 only."""
+        if self._trainer is None or self._trainer.is_global_zero:
+            print(*args, **kwargs)
+
+    @property
+    def trainer(self) -> Any:
+        """The trainer that is using this module."""
+        if self._trainer is None:
+            raise RuntimeError(
+                f"{type(self).__qualname__} is not attached to a Trainer. Call trainer.fit(module) first."
+            )
+        return self._trainer
+
+    @trainer.setter
+    def trainer(self, trainer: Any) -> None:
+        self.__dict__["_trainer"] = trainer
+
+    @property
+    def current_epoch(self) -> int:
+        """The trainer's epoch, from 0; 0 without a trainer."""
+        return 0 if self._trainer is None else int(self._trainer.current_epoch)
+
+    @property
+    def global_step(self) -> int:
+        """Optimizer steps so far; 0 without a trainer."""
+        return 0 if self._trainer is None else int(self._trainer.global_step)
+
+    @property
+    def global_rank(self) -> int:
+        """This process's rank; 0 without a trainer."""
+        return 0 if self._trainer is None else int(self._trainer.global_rank)
+
+    @property
+    def local_rank(self) -> int:
+        """This process's rank on its node; 0 without a trainer."""
+        return 0 if self._trainer is None else int(self._trainer.local_rank)
+
+    @property
+    def logger(self) -> Any:
+        """The first logger, or None."""
+        return None if self._trainer is None else self._trainer.logger
+
+    @property
+    def loggers(self) -> list[Any]:
+        """All loggers."""
+        return [] if self._trainer is None else list(self._trainer.loggers)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first parameter or buffer is; the CPU when there is none."""
+        tensor: Tensor | None = next(self.parameters(), None)
+        if tensor is None:
+            tensor = next(self.buffers(), None)
+        return torch.device("cpu") if tensor is None else tensor.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the first floating-point parameter; the default type when there is none."""
+        found = next((item.dtype for item in self.parameters() if item.is_floating_point()), None)
+        return torch.get_default_dtype() if found is None else found
+
+    def optimizers(self) -> Any:
+        """Return the optimizer, or the list of them when there are several."""
+        found = list(self.trainer.optimizers)
+        return found[0] if len(found) == 1 else found
+
+    def lr_schedulers(self) -> Any:
+        """Return the scheduler, the list of them when there are several, or None."""
+        found = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+        return None if not found else found[0] if len(found) == 1 else found
+
+    def clip_gradients(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradients of the optimizer's parameters: ``"norm"`` of all together (default) or each
+        ``"value"``.
+        """
+        if not gradient_clip_val:
+            return
+        parameters = [item for group in optimizer.param_groups for item in group["params"]]
+        if gradient_clip_algorithm == "value":
+            nn.utils.clip_grad_value_(parameters, gradient_clip_val)
+        else:
+            nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+
+    def freeze(self) -> None:
+        """Stop training: no parameter needs a gradient, and the module is in eval mode."""
+        for parameter in self.parameters():
+            parameter.requires_grad = False
+        self.eval()
+
+    def unfreeze(self) -> None:
+        """Undo `freeze`: all parameters need gradients, and the module is in train mode."""
+        for parameter in self.parameters():
+            parameter.requires_grad = True
+        self.train()
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | os.PathLike[str],
+        map_location: Any = "cpu",
+        hparams_file: str | os.PathLike[str] | None = None,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Build an instance from a checkpoint's hyperparameters and weights; see `modules.saving`."""
+        return load_from_checkpoint(cls, checkpoint_path, map_location, hparams_file, strict, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, **dict.fromkeys(_ATTACHED)}
+
+    def _warn_unattached(self) -> None:
+        if self.__dict__.get("_warned_unattached"):
+            return
+        self.__dict__["_warned_unattached"] = True
+        warnings.warn(
+            f"{type(self).__qualname__}.log() was called without a Trainer: nothing is recorded.",
+            stacklevel=3,
+        )

@@ -1,0 +1,76 @@
+"""Train a LightningModule on a laptop, on a Ray cluster, or in a sweep, with one script.
+ ``import orchestrator as pl`` is the only import a user needs. Every public name below is loaded on first
+use, so the import itself loads neither torch nor Ray. It fails with one `ImportError` when a folder called
+``modules`` or ``cluster`` stands in the way of this project's packages of the same names, or would be hidden
+by them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from orchestrator._shadowing import check_for_shadowed_packages
+
+if TYPE_CHECKING:
+    from modules.datamodule import LightningDataModule as LightningDataModule
+    from modules.module import LightningModule as LightningModule
+    from modules.rng import seed_everything as seed_everything
+    from orchestrator import callbacks as callbacks
+    from orchestrator import loggers as loggers
+    from orchestrator import strategies as strategies
+    from orchestrator.callbacks.callback import Callback as Callback
+    from orchestrator.errors import MisconfigurationError as MisconfigurationError
+    from orchestrator.lifetime import shutdown as shutdown
+    from orchestrator.sweep.stopped import TrialStopped as TrialStopped
+    from orchestrator.sweep.sweep import Sweep as Sweep
+    from orchestrator.trainer import Trainer as Trainer
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Callback": "orchestrator.callbacks.callback",
+    "LightningDataModule": "modules.datamodule",
+    "LightningModule": "modules.module",
+    "MisconfigurationError": "orchestrator.errors",
+    "Sweep": "orchestrator.sweep.sweep",
+    "Trainer": "orchestrator.trainer",
+    "TrialStopped": "orchestrator.sweep.stopped",
+    "seed_everything": "modules.rng",
+    "shutdown": "orchestrator.lifetime",
+}
+_SUBPACKAGES = ("callbacks", "loggers", "strategies")
+
+__all__ = [
+    "Callback",
+    "LightningDataModule",
+    "LightningModule",
+    "MisconfigurationError",
+    "Sweep",
+    "Trainer",
+    "TrialStopped",
+    "callbacks",
+    "loggers",
+    "seed_everything",
+    "shutdown",
+    "strategies",
+]
+
+check_for_shadowed_packages()
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f"orchestrator.{name}")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(
+            f"module 'orchestrator' has no attribute {name!r}. Public names: {', '.join(__all__)}."
+        )
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,323 @@
+"""Saves a checkpoint when it is told to, keeps the best or the newest, and always knows which is the last.
+
+All ranks decide the same, from numbers that are equal on each, and save together; files are linked and
+removed on rank 0 alone. A checkpoint is removed after its successor is complete, and never if training
+resumed from it or if it was not written by this callback. What a failed save would have changed is taken
+back. A monitored metric that validation did not log raises `MisconfigurationError`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from orchestrator.callbacks.callback import Callback
+from orchestrator.checkpoint import local_files, policy
+from orchestrator.errors import MisconfigurationError
+
+if TYPE_CHECKING:
+    from orchestrator.trainer import Trainer
+
+
+class CheckpointKeeper(Callback):
+    """What `ModelCheckpoint` is, apart from when it saves. Its docstring describes arguments and
+    attributes."""
+
+    CHECKPOINT_JOIN_CHAR = "-"
+    CHECKPOINT_EQUALS_CHAR = "="
+    CHECKPOINT_NAME_LAST = "last"
+    FILE_EXTENSION = ".ckpt"
+    STARTING_VERSION = 1
+
+    def __init__(
+        self,
+        *,
+        dirpath: str | os.PathLike[str] | None,
+        filename: str | None,
+        monitor: str | None,
+        mode: policy.Mode,
+        save_top_k: int,
+        save_last: bool | Literal["link"] | None,
+        save_weights_only: bool,
+        auto_insert_metric_name: bool,
+        enable_version_counter: bool,
+        verbose: bool,
+    ) -> None:
+        self.filename = filename
+        self.monitor = monitor
+        self.mode = mode
+        self.save_top_k = save_top_k
+        self.save_last = save_last
+        self.save_weights_only = save_weights_only
+        self.auto_insert_metric_name = auto_insert_metric_name
+        self.verbose = verbose
+        self._enable_version_counter = enable_version_counter
+        self._given_dirpath = None if dirpath is None else os.path.realpath(os.path.expanduser(dirpath))
+        self.dirpath = self._given_dirpath
+
+        self.best_model_path = ""
+        self.best_model_score: Tensor | None = None
+        self.best_k_models: dict[str, Tensor] = {}
+        self.kth_best_model_path = ""
+        self.kth_value = torch.tensor(float("inf") if mode == "min" else -float("inf"))
+        self.current_score: Tensor | None = None
+        self.last_model_path = ""
+
+        self._top = policy.TopK(k=save_top_k, mode=mode)
+        self._last_saved_step = 0  # without a step there is nothing to save
+        self._last_saved_path = ""
+        self._found: frozenset[str] = frozenset()  # paths that were there when fit began
+        self._written: frozenset[str] = frozenset()  # paths written since
+        self._validated = False
+        self._told_missing = False
+
+    # ---------------------------------------------------------------- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which checkpoints are kept, and their scores."""
+        return {
+            "monitor": self.monitor,
+            "best_model_score": self.best_model_score,
+            "best_model_path": self.best_model_path,
+            "current_score": self.current_score,
+            "dirpath": self.dirpath,
+            "best_k_models": self.best_k_models,
+            "kth_best_model_path": self.kth_best_model_path,
+            "kth_value": self.kth_value,
+            "last_model_path": self.last_model_path,
+            "last_saved_step": self._last_saved_step,
+            "last_saved_path": self._last_saved_path,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned; where saves now go to another directory, only the best
+        path."""
+        self.best_model_path = state_dict["best_model_path"]
+        self._last_saved_step = state_dict.get("last_saved_step", self._last_saved_step)
+        saved_in = state_dict.get("dirpath", self.dirpath)
+        if saved_in != self.dirpath:
+            warnings.warn(
+                f"ModelCheckpoint saves in {self.dirpath!r} now, not in {saved_in!r}. "
+                "Of the checkpoints there it keeps only best_model_path in mind, and removes none. "
+                f"To go on there, write dirpath={saved_in!r}.",
+                stacklevel=2,
+            )
+            return
+        self.best_model_score = state_dict["best_model_score"]
+        self.current_score = state_dict.get("current_score")
+        self.best_k_models = dict(state_dict.get("best_k_models", {}))
+        self.kth_best_model_path = state_dict.get("kth_best_model_path", "")
+        self.kth_value = state_dict.get("kth_value", self.kth_value)
+        self.last_model_path = state_dict.get("last_model_path", "")
+        self._last_saved_path = state_dict.get("last_saved_path", "")
+        scores = {path: float(score) for path, score in self.best_k_models.items()}
+        self._top = policy.TopK(k=self.save_top_k, mode=self.mode, scores=scores)
+
+    def to_yaml(self, filepath: str | os.PathLike[str] | None = None) -> None:
+        """Write paths and scores of `best_k_models` as YAML, by default to best_k_models.yaml in
+        `dirpath`."""
+        import yaml
+
+        if filepath is None:
+            filepath = os.path.join(self.dirpath or "", "best_k_models.yaml")
+        with open(filepath, "w", encoding="utf-8") as file:
+            yaml.safe_dump({path: float(score) for path, score in self.best_k_models.items()}, file)
+
+    # ---------------------------------------------------------------- saving
+
+    def _settle(self, trainer: Trainer, *, fitting: bool) -> None:
+        """Decide where to save, and, before a fit, remember what is there already."""
+        self.dirpath = self._given_dirpath or os.path.realpath(_default_directory(trainer))
+        if fitting:
+            depth = max(self._template.count("/"), self.CHECKPOINT_NAME_LAST.count("/"))
+            # Every rank sees the same files now: nobody saves before all ranks have trained together.
+            self._found = local_files.names_below(self.dirpath, depth)
+            self._written = frozenset()
+            self._validated = self._told_missing = False
+
+    def _save(self, trainer: Trainer, metrics: Mapping[str, float], *, last_only: bool = False) -> None:
+        """Save the present state as one of the best, as the last one, as both, or not at all."""
+        if last_only or self.save_top_k == 0:
+            if self.save_last:
+                self._save_last_alone(trainer, metrics)
+            return
+        if self.monitor is None:
+            self._save_newest(trainer, metrics)
+            return
+        score = metrics.get(self.monitor)
+        if score is not None and self._top.admits(score):
+            self._save_among_best(trainer, metrics, score)
+            return
+        if score is None:
+            self._report_missing(trainer, metrics)
+        elif self.verbose:
+            self._tell(trainer, f"{_place(metrics)}: {self.monitor} is not among the best {self.save_top_k}")
+        if self.save_last is True:
+            self._save_last_alone(trainer, metrics)
+
+    def _save_newest(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        leaving = self.best_model_path if self.save_top_k == 1 else ""
+        with self._undone_on_failure():
+            self.best_model_path = self._free_path(trainer, metrics, leaving)
+            self._write(trainer, metrics, self.best_model_path, leaving)
+
+    def _save_among_best(self, trainer: Trainer, metrics: Mapping[str, float], score: float) -> None:
+        leaving = self._top.leaving
+        path = self._free_path(trainer, metrics, leaving)
+        with self._undone_on_failure():
+            self._top = top = self._top.with_saved(path, score)
+            self.best_k_models = {kept: _as_tensor(value) for kept, value in top.scores.items()}
+            self.current_score = self.best_k_models[path]
+            self.best_model_path = top.best
+            self.best_model_score = self.best_k_models[top.best]
+            if top.is_full or top.k == -1:
+                self.kth_best_model_path = top.worst
+                self.kth_value = self.best_k_models[top.worst]
+            self._write(trainer, metrics, path, leaving)
+        if self.verbose:
+            best = top.scores[top.best]
+            text = f"{_place(metrics)}: {self.monitor} reached {score:.5f} (best {best:.5f}), saved {path!r}"
+            self._tell(trainer, text)
+
+    def _save_last_alone(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        with self._undone_on_failure():
+            self._write(trainer, metrics, self._next_last_path(trainer, metrics))
+
+    def _write(self, trainer: Trainer, metrics: Mapping[str, float], path: str, leaving: str = "") -> None:
+        """Save to `path`, give it the last one's name too, then remove `leaving` and what had that name."""
+        previous_last = last = self.last_model_path
+        if self.save_last:
+            last = self._next_last_path(trainer, metrics)
+        self.last_model_path = last
+        self._last_saved_step = trainer.global_step
+        self._last_saved_path = path
+        trainer.save_checkpoint(path, self.save_weights_only)  # this callback's state is in it
+        self._written |= {path, last} - {""}
+        if not trainer.is_global_zero:
+            return
+        if self.save_last and last != path:
+            local_files.give_second_name(path, last, symbolic=self.save_last == "link")
+        for old in (leaving, previous_last):
+            if old not in (path, last) and self._is_ours(trainer, old):
+                local_files.remove(old)
+        for logger in trainer.loggers:
+            logger.after_save_checkpoint(self)  # type: ignore[arg-type]
+
+    def _is_ours(self, trainer: Trainer, path: str) -> bool:
+        """Whether this callback may remove or replace `path`."""
+        resumed = trainer.ckpt_path
+        if not path or (resumed is not None and os.path.realpath(resumed) == os.path.realpath(path)):
+            return False
+        return os.path.abspath(path).startswith(os.path.join(str(self.dirpath), ""))
+
+    @contextmanager
+    def _undone_on_failure(self) -> Iterator[None]:
+        """Take back what was noted about a checkpoint that could not be saved."""
+        before = self.__dict__.copy()
+        try:
+            yield
+        except BaseException:
+            self.__dict__.update(before)
+            raise
+
+    # ---------------------------------------------------------------- names
+
+    def format_checkpoint_name(
+        self,
+        metrics: Mapping[str, Any],
+        filename: str | None = None,
+        ver: int | None = None,
+        prefix: str | None = None,
+    ) -> str:
+        """Return the path of a checkpoint with these metrics, in `dirpath` if that is known.
+
+        Args:
+            metrics: Numbers by name; one that the template asks for and that is absent counts as 0.
+            filename: The template; this callback's own by default.
+            ver: Append ``-v`` and this number.
+            prefix: Put before the name, with a dash.
+        """
+        numbers = {
+            name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()
+        }
+        name = policy.format_name(
+            filename or self._template,
+            numbers,
+            auto_insert_metric_name=self.auto_insert_metric_name,
+            equals=self.CHECKPOINT_EQUALS_CHAR,
+        )
+        parts = [part for part in (prefix, name, None if ver is None else f"v{ver}") if part is not None]
+        file_name = self.CHECKPOINT_JOIN_CHAR.join(parts) + self.FILE_EXTENSION
+        return os.path.join(self.dirpath, file_name) if self.dirpath else file_name
+
+    @property
+    def _template(self) -> str:
+        return self.filename or f"{{epoch}}{self.CHECKPOINT_JOIN_CHAR}{{step}}"
+
+    def _free_path(self, trainer: Trainer, metrics: Mapping[str, float], leaving: str = "") -> str:
+        """Return where to save: a name that nothing has, or that of `leaving`, which the new file
+        replaces."""
+        return self._first_free(
+            trainer, metrics, self._template, leaving if self._is_ours(trainer, leaving) else ""
+        )
+
+    def _next_last_path(self, trainer: Trainer, metrics: Mapping[str, float]) -> str:
+        return self._first_free(trainer, metrics, self.CHECKPOINT_NAME_LAST, self.last_model_path)
+
+    def _first_free(self, trainer: Trainer, metrics: Mapping[str, float], template: str, reused: str) -> str:
+        others = [item._written for item in trainer.callbacks if isinstance(item, CheckpointKeeper)]
+        taken = self._found.union(*others) - {reused} if self._enable_version_counter else frozenset[str]()
+        return policy.free_name(
+            lambda version: self.format_checkpoint_name(metrics, template, ver=version),
+            taken.__contains__,
+            self.STARTING_VERSION,
+        )
+
+    # ---------------------------------------------------------------- words
+
+    def _report_missing(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        logged = sorted(metrics.keys() - {"epoch", "step"})
+        near = difflib.get_close_matches(str(self.monitor), logged, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        text = (
+            f"ModelCheckpoint(monitor={self.monitor!r}) found no such metric: logged are {logged}.{hint} "
+            f"Log it with self.log({self.monitor!r}, value), or monitor one of these."
+        )
+        if self._validated:
+            raise MisconfigurationError(text)
+        if trainer.is_global_zero and not self._told_missing:
+            self._told_missing = True
+            warnings.warn(text, stacklevel=2)
+
+    def _tell(self, trainer: Trainer, text: str) -> None:
+        if trainer.is_global_zero:
+            print(text, flush=True)
+
+
+def _default_directory(trainer: Trainer) -> str:
+    """Return ``checkpoints`` in the first logger's version directory, else in the trainer's root
+    directory."""
+    if not trainer.loggers:
+        return os.path.join(trainer.default_root_dir, "checkpoints")
+    logger = trainer.loggers[0]
+    root = logger.root_dir
+    if root is None:
+        root = os.path.join(logger.save_dir or trainer.default_root_dir, str(logger.name or ""))
+    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+    return os.path.join(root, version, "checkpoints")
+
+
+def _as_tensor(score: float) -> Tensor:
+    tensor = torch.tensor(score)
+    return tensor if tensor.item() == score else torch.tensor(score, dtype=torch.float64)
+
+
+def _place(metrics: Mapping[str, float]) -> str:
+    return f"Epoch {metrics['epoch']:d}, step {metrics['step']:d}"

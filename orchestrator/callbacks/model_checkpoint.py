@@ -1,0 +1,255 @@
+"""Save checkpoints while training: each epoch, or as often as asked, keeping the best or the newest.
+
+It runs on every rank and decides the same on each: from metrics that are equal on all ranks at validation
+and epoch ends, from counters, and between those from what rank 0 sees. Without a step since the last save
+nothing is saved, nor in sanity checks and under `fast_dev_run`. Arguments that cannot work raise
+`MisconfigurationError`.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from orchestrator.callbacks.checkpoint_arguments import check_choice, check_place, check_switches
+from orchestrator.callbacks.checkpoint_keeper import CheckpointKeeper
+from orchestrator.checkpoint import policy, schedule
+
+if TYPE_CHECKING:
+    from modules.module import LightningModule
+    from orchestrator.trainer import Trainer
+
+T = TypeVar("T")
+
+
+class ModelCheckpoint(CheckpointKeeper):
+    """Save a checkpoint at the end of each epoch, or as often as asked, and keep the best or the newest.
+
+    >>> checkpoint = ModelCheckpoint(monitor="val_loss", filename="{epoch:02d}-{val_loss:.2f}", save_top_k=3)
+    >>> checkpoint.format_checkpoint_name({"epoch": 2, "val_loss": 0.123})
+    'epoch=02-val_loss=0.12.ckpt'
+
+    Args:
+        dirpath: Where to save. By default ``checkpoints`` in the first logger's version directory, or in the
+            trainer's `default_root_dir` without a logger. filename: The files' name without its ending;
+            ``{name}`` or ``{name:.2f}`` stands for a metric, `epoch` or
+            `step`. By default ``{epoch}-{step}``. monitor: The metric that says which checkpoints are best;
+            None keeps the newest. verbose: Print a line about each decision. save_last: True gives the
+            newest checkpoint the second name ``last.ckpt``, and saves it there when it is not
+            among the best. "link" makes that name a symbolic link to the newest one that was kept.
+            save_top_k: How many to keep: -1 all, 0 none. More than 1 needs `monitor`. save_on_exception:
+            Also save when training fails. On a group nothing is saved then. save_weights_only: Leave out
+            what only resuming needs. mode: "min" if a lower `monitor` is better, "max" if a higher one is.
+            auto_insert_metric_name: Write ``name=value`` where `filename` has ``{name}``; False writes the
+            value alone. every_n_train_steps: Save after every so many optimizer steps, instead of epochs.
+            train_time_interval: Save after every so much training time, instead of epochs. every_n_epochs:
+            Save after every so many epochs; 0 never. save_on_train_epoch_end: True saves when a training
+            epoch ends, False when validation ends. By default when
+            the epoch ends if the trainer validates once an epoch or never, and when validation ends
+            otherwise. enable_version_counter: Append ``-v1``, ``-v2``, ... to a name that is taken; False
+            replaces that file.
+
+    Attributes:
+        best_model_path: Path of the best checkpoint (of the newest without `monitor`); "" before the first.
+        best_model_score: Its score, a scalar tensor, or None.
+        best_k_models: Score by path of all that are kept by score.
+        kth_best_model_path: Path of the worst of them, once there are `save_top_k`.
+        kth_value: Its score.
+        current_score: The score of the newest checkpoint that was kept.
+        last_model_path: The path named ``last``, with `save_last`.
+
+    Raises:
+        MisconfigurationError: for an argument that cannot work, or several that contradict each other.
+    """
+
+    def __init__(
+        self,
+        dirpath: str | os.PathLike[str] | None = None,
+        filename: str | None = None,
+        monitor: str | None = None,
+        verbose: bool = False,
+        save_last: bool | Literal["link"] | None = None,
+        save_top_k: int = 1,
+        save_on_exception: bool = False,
+        save_weights_only: bool = False,
+        mode: policy.Mode = "min",
+        auto_insert_metric_name: bool = True,
+        every_n_train_steps: int | None = None,
+        train_time_interval: timedelta | None = None,
+        every_n_epochs: int | None = None,
+        save_on_train_epoch_end: bool | None = None,
+        enable_version_counter: bool = True,
+    ) -> None:
+        check_place(dirpath, filename)
+        check_choice(monitor, mode, save_top_k, save_last)
+        check_switches(
+            verbose=verbose,
+            save_on_exception=save_on_exception,
+            save_weights_only=save_weights_only,
+            auto_insert_metric_name=auto_insert_metric_name,
+            save_on_train_epoch_end=save_on_train_epoch_end,
+            enable_version_counter=enable_version_counter,
+        )
+        super().__init__(
+            dirpath=dirpath,
+            filename=filename,
+            monitor=monitor,
+            mode=mode,
+            save_top_k=save_top_k,
+            save_last=save_last,
+            save_weights_only=save_weights_only,
+            auto_insert_metric_name=auto_insert_metric_name,
+            enable_version_counter=enable_version_counter,
+            verbose=verbose,
+        )
+        self.save_on_exception = save_on_exception
+        self._triggers = schedule.triggers(every_n_train_steps, every_n_epochs, train_time_interval)
+        self._save_on_train_epoch_end = save_on_train_epoch_end
+        self._clock = schedule.Clock(train_time_interval)
+        self._steps_seen = 0
+        self._waits_for_validation = False
+
+    @property
+    def state_key(self) -> str:
+        """The key in a checkpoint; callbacks that differ in what they watch or when they save have
+        different ones."""
+        return self._generate_state_key(
+            monitor=self.monitor,
+            mode=self.mode,
+            every_n_train_steps=self._triggers.every_n_train_steps,
+            every_n_epochs=self._triggers.every_n_epochs,
+            train_time_interval=self._triggers.train_time_interval,
+        )
+
+    @property
+    def every_n_epochs(self) -> int:
+        """Epochs from one save to the next; 0 when something else starts saves."""
+        return self._triggers.every_n_epochs
+
+    # ---------------------------------------------------------------- hooks
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Decide where to save, and remember what is there already."""
+        self._settle(trainer, fitting=stage == "fit")
+        self._waits_for_validation = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock and the count of steps."""
+        self._steps_seen = trainer.global_step
+        self._clock.start(trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save when the count of steps or the clock says so."""
+        if self._triggers.every_n_epochs:
+            return
+        before, self._steps_seen = self._steps_seen, trainer.global_step
+        agree = _agree(trainer)
+        due = self._triggers.after_steps(before, self._steps_seen)
+        due = self._clock.is_up(self._steps_seen, agree) or due
+        if not due or self._must_not_save(trainer):
+            return
+        # Between the ends of epochs each rank has logged its own values: rank 0's decide.
+        metrics = _numbers(trainer) if agree is None else agree(_numbers(trainer))
+        if self.monitor is not None and self._fresher_soon(trainer, metrics, batch_idx + 1):
+            self._waits_for_validation = True
+        else:
+            self._save(trainer, metrics)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save at the end of validation, or what waited for its metrics."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        self._validated = True
+        if self._waits_for_validation:
+            self._waits_for_validation = False
+            if not self._must_not_save(trainer):
+                self._save(trainer, _numbers(trainer))
+        elif not self._saves_at_train_epoch_end(trainer):
+            self._save_after_epoch(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save at the end of a training epoch."""
+        if self._saves_at_train_epoch_end(trainer):
+            self._save_after_epoch(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the last checkpoint, if one is wanted and nothing was ever saved."""
+        if self.save_last and not self._last_saved_path and not self._must_not_save(trainer):
+            self._save(trainer, _numbers(trainer), last_only=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save what there is, if that was asked for. On a group nothing: a rank that fails cannot save
+        alone."""
+        if not self.save_on_exception or self._must_not_save(trainer):
+            return
+        failure = f"{type(exception).__name__} ended training"
+        if trainer.world_size > 1:
+            warnings.warn(
+                f"{failure}, and ModelCheckpoint(save_on_exception=True) saved nothing: ranks save together, and "
+                f"one of {trainer.world_size} failed. The newest checkpoint is {self._last_saved_path!r}.",
+                stacklevel=2,
+            )
+            return
+        metrics = _numbers(trainer)
+        with self._undone_on_failure():
+            self._write(trainer, metrics, self._free_path(trainer, metrics))
+        self._tell(trainer, f"{failure}: saved {self._last_saved_path!r}")
+
+    # ---------------------------------------------------------------- when
+
+    def _must_not_save(self, trainer: Trainer) -> bool:
+        return (
+            bool(trainer.fast_dev_run)
+            or trainer.sanity_checking
+            or trainer.state.fn != "fit"
+            or trainer.global_step == self._last_saved_step
+        )
+
+    def _saves_at_train_epoch_end(self, trainer: Trainer) -> bool:
+        return schedule.saves_at_train_epoch_end(
+            self._save_on_train_epoch_end,
+            val_check_interval=trainer.val_check_interval,
+            check_val_every_n_epoch=trainer.check_val_every_n_epoch,
+            validates=_validates(trainer),
+        )
+
+    def _save_after_epoch(self, trainer: Trainer) -> None:
+        if self._triggers.after_epoch(trainer.current_epoch) and not self._must_not_save(trainer):
+            self._save(trainer, _numbers(trainer))
+
+    def _fresher_soon(self, trainer: Trainer, metrics: Mapping[str, float], batches: int) -> bool:
+        """Whether the monitored metric is not there yet, or validation is about to give it a new value."""
+        return self.monitor not in metrics or (
+            self._validated
+            and schedule.validation_follows(
+                batches=batches,
+                batches_in_epoch=trainer.num_training_batches,
+                epoch=trainer.current_epoch,
+                val_check_interval=trainer.val_check_interval,
+                check_val_every_n_epoch=trainer.check_val_every_n_epoch,
+                validates=_validates(trainer),
+            )
+        )
+
+
+def _numbers(trainer: Trainer) -> dict[str, float]:
+    """Return the metrics that callbacks see, with `epoch` and `step` as whole numbers."""
+    metrics: dict[str, float] = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    metrics["epoch"] = int(metrics.get("epoch", trainer.current_epoch))
+    metrics["step"] = int(metrics.get("step", trainer.global_step))
+    return metrics
+
+
+def _agree(trainer: Trainer) -> Callable[[T], T] | None:
+    """Return what gives every rank rank 0's value; None for a single rank."""
+    strategy = trainer.strategy
+    return None if strategy is None or trainer.world_size == 1 else strategy.broadcast
+
+
+def _validates(trainer: Trainer) -> bool:
+    return bool(sum(trainer.num_val_batches) > 0)

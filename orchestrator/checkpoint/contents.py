@@ -1,0 +1,222 @@
+"""What stands in a checkpoint, and how a run takes it back.
+ Lightning's keys first, so that its readers find weights, optimizers, callbacks and hyperparameters; ours
+under ``orchestrator``: the counters, the cursor, and each rank's random and reading state. Building one on a
+group asks every rank for its part, so all ranks must build together. Only plain values and tensors go in;
+what cannot is named once in a warning.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from modules import rng
+from modules.checkpoint import format as checkpoint_format
+from modules.cursor import Cursor
+from orchestrator.errors import MisconfigurationError
+from orchestrator.feed import ReadingState
+from orchestrator.state import TrainState
+
+if TYPE_CHECKING:
+    from orchestrator.engine import Engine
+
+_LIGHTNING_VERSION = "2.6.0"
+"""The version of Lightning whose keys these are; its readers refuse a file without one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed:
+    """What the loop needs to go on.
+
+    Attributes:
+        reading: This rank's random and reading state.
+        fingerprint: That of the data that was being read.
+    """
+
+    reading: ReadingState
+    fingerprint: str
+
+
+def build(engine: Engine, weights_only: bool) -> dict[str, Any]:
+    """Return the content of a checkpoint of the engine's run as it stands now. Communicates on a group."""
+    from orchestrator import __version__
+
+    trainer, module, state = engine.trainer, engine.module, engine.state
+    dropped: list[str] = []
+    content: dict[str, Any] = {
+        "epoch": state.epoch,
+        "global_step": state.global_step,
+        "pytorch-lightning_version": _LIGHTNING_VERSION,
+        "state_dict": module.state_dict(),
+        "loops": {},
+    }
+    for owner, prefix in ((module, ""), (engine.datamodule, "datamodule_")):
+        if owner is not None and owner.hparams:
+            kept = checkpoint_format.plain(dict(owner.hparams), "hparams", dropped)
+            content[f"{prefix}hparams_name"] = "kwargs"
+            content["hyper_parameters" if not prefix else "datamodule_hyper_parameters"] = {
+                name: value
+                for name, value in kept.items()
+                if value is not None or owner.hparams[name] is None
+            }
+    if not weights_only:
+        states = {callback.state_key: callback.state_dict() for callback in trainer.callbacks}
+        content["callbacks"] = {key: value for key, value in states.items() if value}
+        content["optimizer_states"] = [optimizer.state_dict() for optimizer in engine.optimizers]
+        content["lr_schedulers"] = [config.scheduler.state_dict() for config in engine.schedulers]
+        if engine.datamodule is not None:
+            own = engine.datamodule.state_dict()
+            if own:
+                content[type(engine.datamodule).__qualname__] = own
+        content["orchestrator"] = {
+            "format": checkpoint_format.FORMAT_VERSION,
+            "version": __version__,
+            "world_size": engine.place.world_size,
+            "precision": engine.precision.name,
+            "scaler": engine.precision.state_dict(),
+            **_progress(engine),
+        }
+        for hook in engine.hooks.of_callbacks("on_save_checkpoint"):
+            hook(content)
+    for hook in engine.hooks.of_module("on_save_checkpoint"):
+        hook(content)
+    plain = {
+        key: value if key == "state_dict" else checkpoint_format.plain(value, key, dropped)
+        for key, value in content.items()
+    }
+    if dropped and engine.is_global_zero:
+        warnings.warn(
+            f"The checkpoint leaves out {', '.join(dropped)}: only tensors, numbers, strings and "
+            "containers of them are kept, so that "
+            "a file can be loaded without running code. Use save_hyperparameters(ignore=[...]) to leave "
+            "it out yourself.",
+            stacklevel=2,
+        )
+    return plain
+
+
+def _progress(engine: Engine) -> dict[str, Any]:
+    state, feed = engine.state, engine.feed
+    progress: dict[str, Any] = {"counters": state.counters()}
+    if feed is None or feed.reading is None:
+        return progress
+    batches, samples = feed.totals(state.epoch_batches)
+    cursor = Cursor(
+        epoch=state.epoch,
+        position=samples,
+        batches=state.epoch_batches,
+        seed=rng.global_seed() or 0,
+        fingerprint=feed.loader.fingerprint,
+    )
+    own = {
+        "epoch_rng": feed.reading.epoch_rng,
+        "generators": feed.reading.generators,
+        "rng": rng.capture(),
+    }
+    return {
+        **progress,
+        "cursor": cursor.to_dict(),
+        "epoch_totals": [batches, samples],
+        "reading": engine.strategy.gather(own),
+    }
+
+
+def read_for(engine: Engine) -> dict[str, Any]:
+    """Return the checkpoint that the job starts from."""
+    assert engine.job.ckpt_path is not None
+    return checkpoint_format.read(engine.job.ckpt_path)
+
+
+def restore_module(engine: Engine, content: dict[str, Any]) -> None:
+    """Load the weights, after the module's hook; in fit also the data module's and the callbacks' states."""
+    for hook in engine.hooks.of_module("on_load_checkpoint"):
+        hook(content)
+    engine.module.load_state_dict(content["state_dict"], strict=engine.module.strict_loading)
+    if engine.job.fn != "fit":
+        return
+    if engine.datamodule is not None:
+        own = content.get(type(engine.datamodule).__qualname__)
+        if own:
+            engine.datamodule.load_state_dict(own)
+    for hook in engine.hooks.of_callbacks("on_load_checkpoint"):
+        hook(content)
+    states = content.get("callbacks") or {}
+    for callback in engine.trainer.callbacks:
+        if callback.state_key in states:
+            callback.load_state_dict(states[callback.state_key])
+
+
+def restore_training(engine: Engine, content: dict[str, Any]) -> Resumed | None:
+    """Take back optimizers, schedulers, scaler and counters; return what the loop needs to go on at the very
+    sample.
+
+    Raises:
+        MisconfigurationError: The checkpoint has no training state, or another shape of it.
+    """
+    path = engine.job.ckpt_path
+    states = content.get("optimizer_states")
+    if states is None:
+        raise MisconfigurationError(
+            f"fit(ckpt_path={path!r}): the file holds weights only, so training cannot go on from it. "
+            "Load the weights with load_from_checkpoint, and call fit without ckpt_path."
+        )
+    schedulers = content.get("lr_schedulers") or []
+    for name, saved, present in (
+        ("optimizers", states, engine.optimizers),
+        ("learning-rate schedulers", schedulers, engine.schedulers),
+    ):
+        if len(saved) != len(present):
+            raise MisconfigurationError(
+                f"fit(ckpt_path={path!r}): the file has {len(saved)} {name}, configure_optimizers "
+                f"returned {len(present)}. "
+                "Use the same configuration as in the run that wrote it."
+            )
+    for optimizer, saved in zip(engine.optimizers, states, strict=True):
+        optimizer.load_state_dict(saved)
+    for config, saved in zip(engine.schedulers, schedulers, strict=True):
+        config.scheduler.load_state_dict(saved)
+    ours = content.get("orchestrator")
+    if ours is None:  # written by Lightning: its counters, at the start of the next epoch
+        engine.state.restore({"epoch": content["epoch"] + 1, "global_step": content["global_step"]})
+        return None
+    engine.precision.load_state_dict(ours.get("scaler") or {})
+    engine.state.restore(ours["counters"])
+    if "reading" not in ours:
+        return None
+    batches, samples = ours["epoch_totals"]
+    reading = ours["reading"]
+    mine = reading[engine.place.rank] if engine.place.rank < len(reading) else None
+    state = engine.state
+    if state.epoch_ended:
+        state.batches_seen += batches
+        state.samples_seen += samples
+        state.epoch += 1
+        state.epoch_batches = 0
+        state.validated = state.epoch_ended = False
+    elif len(reading) != engine.place.world_size:
+        raise MisconfigurationError(
+            f"fit(ckpt_path={path!r}): the file was written in the middle of an epoch by {len(reading)} "
+            "ranks, and there are "
+            f"{engine.place.world_size}. Use {len(reading)}, or a checkpoint of the end of an epoch."
+        )
+    if mine is None:
+        return None
+    fingerprint = Cursor.from_dict(ours["cursor"]).fingerprint
+    return Resumed(reading=ReadingState(**mine), fingerprint=fingerprint)
+
+
+def check_data(resumed: Resumed, fingerprint: str, state: TrainState) -> None:
+    """Refuse to go on in the middle of an epoch of other data.
+
+    Args:
+        resumed: What the checkpoint said.
+        fingerprint: That of the training data now.
+        state: The counters that were restored.
+    """
+    if state.epoch_batches and resumed.fingerprint and fingerprint and resumed.fingerprint != fingerprint:
+        raise MisconfigurationError(
+            f"The checkpoint was written in the middle of an epoch of {resumed.fingerprint}, and the "
+            f"training data is {fingerprint}. "
+            "Use the same data, or a checkpoint of the end of an epoch."
+        )

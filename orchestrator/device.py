@@ -1,0 +1,45 @@
+"""Devices: which one, and bringing things there."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+
+def move(value: Any, device: torch.device) -> Any:
+    """Return `value` with all tensors in it on `device`.
+
+    Walks tuples, lists, mappings and dataclasses; objects with a ``to`` method move themselves; anything else
+    stays. Copies from pinned memory do not block.
+    """
+    if isinstance(value, torch.Tensor):
+        return value if value.device == device else value.to(device, non_blocking=device.type != "cpu")
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(move(item, device) for item in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(move(item, device) for item in value)
+    if isinstance(value, Mapping):
+        moved = {key: move(item, device) for key, item in value.items()}
+        return moved if type(value) is dict else type(value)(moved)  # type: ignore[call-arg]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.replace(
+            value,
+            **{field.name: move(getattr(value, field.name), device) for field in dataclasses.fields(value)},
+        )
+    if hasattr(value, "to") and not isinstance(value, type):
+        return value.to(device)
+    return value
+
+
+def move_optimizer_state(optimizer: Optimizer, device: torch.device) -> None:
+    """Bring an optimizer's state to where its parameters are; step counts stay where the optimizer wants
+    them.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, item in state.items():
+            if isinstance(item, torch.Tensor) and item.ndim and item.device != parameter.device:
+                state[name] = item.to(device)

@@ -1,0 +1,185 @@
+"""Validation, testing and prediction: each sample once, exact metrics, nothing left changed.
+ Plain functions over an engine. Submodules return to the very mode they were in. Ranks may have different
+numbers of batches: evaluation has no collective per batch, so nobody waits; metrics are reduced once at the
+end, weighted by samples.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from modules.loader import RankLoader
+from orchestrator.log_slots import LogSlots
+
+if TYPE_CHECKING:
+    from orchestrator.engine import Engine
+
+_HOOKS = {"validate": "validation", "sanity": "validation", "test": "test", "predict": "predict"}
+
+
+def evaluate(
+    engine: Engine,
+    stage: str,
+    loaders: list[RankLoader],
+    limits: list[int | None],
+    before_end: Callable[[], None] | None = None,
+) -> list[dict[str, float]] | list[list[Any]]:
+    """Run all batches of `loaders` through the step of `stage` (validate, sanity, test or predict).
+
+    Args:
+        engine: Whose module, hooks and metrics.
+        stage: What to run.
+        loaders: One or several.
+        limits: At most so many batches of each; None for all.
+        before_end: Called when metrics are final, before the ``on_*_end`` hooks.
+
+    Returns:
+        For predict, each loader's outputs by batch, of this rank. Otherwise one dictionary of epoch metrics a
+        loader.
+    """
+    hook = _HOOKS[stage]
+    module, slots = engine.module, LogSlots()
+    step = _step_function(engine, hook)
+    outputs: list[list[Any]] = []
+    with _attached(engine, stage, slots), _evaluation_mode(module), engine.without_gradients(stage):
+        engine.call(f"on_{hook}_start")
+        engine.call(f"on_{hook}_epoch_start")
+        for index, (loader, limit) in enumerate(zip(loaders, limits, strict=True)):
+            outputs.append(_run_loader(engine, stage, hook, step, slots, loader, limit, index, len(loaders)))
+        values = engine.reduce(slots)
+        engine.call(f"on_{hook}_epoch_end")
+        if slots.dirty or engine.hooks[f"on_{hook}_epoch_end"]:
+            values = engine.reduce(slots)
+        if stage != "sanity":
+            engine.log_epoch(slots, values)
+        if before_end is not None:
+            before_end()
+        engine.call(f"on_{hook}_end")
+    if stage == "predict":
+        return outputs
+    return _by_loader(slots, values, len(loaders))
+
+
+def _run_loader(
+    engine: Engine,
+    stage: str,
+    hook: str,
+    step: Callable[..., Any],
+    slots: LogSlots,
+    loader: RankLoader,
+    limit: int | None,
+    index: int,
+    num_loaders: int,
+) -> list[Any]:
+    keep = stage == "predict" and engine.job.return_predictions
+    suffix = f"/dataloader_idx_{index}" if num_loaders > 1 else ""
+    table = slots.table_for(f"{hook}_step", suffix) if stage != "predict" else None
+    before, after = engine.hooks[f"on_{hook}_batch_start"], engine.hooks[f"on_{hook}_batch_end"]
+    extra = (index,) if num_loaders > 1 else ()
+    transfer = engine.transfer
+    autocast = engine.precision.autocast
+    kept: list[Any] = []
+    total = loader.num_batches if limit is None else min(limit, loader.num_batches or limit)
+    clock, due = time.monotonic, 0.0
+    loader.start_epoch(engine.state.epoch)
+    batch_idx = 0
+    for batch in loader.iterate():
+        if limit is not None and batch_idx >= limit:
+            break
+        if transfer is not None:
+            batch = transfer(batch, index)
+        slots.batch, slots.batch_size = batch, 0
+        if before:
+            slots.enter(f"on_{hook}_batch_start", suffix)
+            for call in before:
+                call(batch, batch_idx, *extra)
+        slots.table, slots.where = table, f"{hook}_step"
+        if autocast is None:
+            output = step(batch, batch_idx, index)
+        else:
+            with autocast:
+                output = step(batch, batch_idx, index)
+        if after:
+            slots.enter(f"on_{hook}_batch_end", suffix)
+            for call in after:
+                call(output, batch, batch_idx, *extra)
+        if keep:
+            kept.append(engine.to_host(output))
+        batch_idx += 1
+        if engine.shows_progress and clock() >= due:
+            due = clock() + engine.progress_interval_s
+            engine.show(stage, batch_idx, total)
+    slots.batch = None
+    engine.show(stage, batch_idx, total, done=True)
+    return kept
+
+
+def _by_loader(
+    slots: LogSlots, values: dict[tuple[str, str], float], num_loaders: int
+) -> list[dict[str, float]]:
+    results: list[dict[str, float]] = [{} for _ in range(num_loaders)]
+    for slot in slots.epoch_slots():
+        value = values.get((slot.name, slot.hook))
+        if value is None:
+            continue
+        name = f"{slot.name}_epoch" if slot.on_step else slot.name
+        _, mark, number = slot.name.rpartition("/dataloader_idx_")
+        for index in [int(number)] if mark and num_loaders > 1 else range(num_loaders):
+            results[index][name] = value
+    return results
+
+
+def _step_function(engine: Engine, hook: str) -> Callable[..., Any]:
+    """Return the module's step as a function of (batch, batch_idx, dataloader_idx), whatever of these it
+    takes.
+    """
+    own = getattr(engine.module, f"{hook}_step")
+    parameters = list(inspect.signature(own).parameters.values())
+    if any(item.kind is item.VAR_POSITIONAL for item in parameters):
+        return lambda batch, batch_idx, index: own(batch, batch_idx)
+    positional = [
+        item for item in parameters if item.kind in (item.POSITIONAL_ONLY, item.POSITIONAL_OR_KEYWORD)
+    ]
+    taken = min(3, len(positional))
+    return (
+        lambda batch, batch_idx, index: own(batch),
+        lambda batch, batch_idx, index: own(batch, batch_idx),
+        own,
+    )[taken - 1]
+
+
+@contextmanager
+def _attached(engine: Engine, stage: str, slots: LogSlots) -> Iterator[None]:
+    """Send what the module logs to `slots`, and say which stage runs, until the end."""
+    before = engine.state.stage, engine.slots
+    engine.state.stage, engine.slots = stage, slots
+    engine.attach_slots()
+    try:
+        yield
+    finally:
+        engine.state.stage, engine.slots = before
+        engine.attach_slots()
+
+
+@contextmanager
+def _evaluation_mode(module: torch.nn.Module) -> Iterator[None]:
+    """Put every submodule into eval mode, and each back into its own mode afterwards."""
+    modes = [(item, item.training) for item in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for item, mode in modes:
+            if item.training is not mode:
+                item.training = mode
+
+
+def gradient_context(inference: bool) -> AbstractContextManager[Any]:
+    """Return ``torch.inference_mode()`` or ``torch.no_grad()``."""
+    return torch.inference_mode() if inference else torch.no_grad()

@@ -1,0 +1,249 @@
+"""The stream of training batches, and on a group what the other ranks have at the same moment.
+ Where lengths are known in advance, every rank computes how many samples each rank has in each batch, and
+nothing is exchanged. Where they are not (iterable data sets on a group), ranks exchange one number a batch,
+one batch ahead, so that none waits for a rank that has run out. Either way all ranks see the same number of
+steps.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from modules import rng
+from modules.loader import RankLoader
+from orchestrator.errors import MisconfigurationError
+from orchestrator.log_slots import batch_size_of
+from orchestrator.strategies.strategy import Strategy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingState:
+    """What reading needs to go on in the middle of an epoch.
+
+    Attributes:
+        epoch_rng: This rank's random state before the epoch's first batch was drawn.
+        generators: States of the loader's own generators at that moment.
+        rng: This rank's random state now.
+    """
+
+    epoch_rng: dict[str, Any]
+    generators: list[Any]
+    rng: dict[str, Any]
+
+
+class Feed:
+    """What the loop reads: `advance`, then the attributes.
+
+    Attributes:
+        batch: The batch, or None when this rank has none.
+        has_batch: This rank has a batch.
+        is_last: No rank has another batch after this one.
+        is_over: All batches of the epoch have been given out.
+        by_hand: Some rank has no batch now, so gradients cannot be reduced inside backward.
+        scale: This rank's samples relative to the mean over ranks; 1.0 where ranks have equally many.
+        num_batches: Batches of an epoch; None when not known.
+    """
+
+    def __init__(self, loader: RankLoader, strategy: Strategy, num_batches: int | None) -> None:
+        self.loader = loader
+        self.strategy = strategy
+        self.num_batches = num_batches
+        self.batch: Any = None
+        self.has_batch = True
+        self.is_last = False
+        self.is_over = False
+        self.by_hand = False
+        self.scale = 1.0
+        self.reading: ReadingState | None = None
+        self._iterator: Iterator[Any] | None = None
+        self._index = 0
+        self._counted = [0, 0]
+
+    def start(self, epoch: int, skip: int, resumed: ReadingState | None) -> None:
+        """Begin an epoch, or go on in one after `skip` batches."""
+        self.loader.start_epoch(epoch)
+        generators = self.loader.generators()
+        if resumed is not None and skip:
+            rng.restore(resumed.epoch_rng)
+            for generator, state in zip(generators, resumed.generators, strict=False):
+                generator.set_state(state)
+        self.reading = ReadingState(
+            epoch_rng=rng.capture(), generators=[generator.get_state() for generator in generators], rng={}
+        )
+        self._iterator = self.loader.iterate(skip)
+        if resumed is not None and resumed.rng:
+            rng.restore(resumed.rng)
+        self._index = skip
+        self._counted = [skip, 0]
+        self.has_batch, self.is_last, self.is_over = True, False, False
+        self.by_hand, self.scale = False, 1.0
+
+    def advance(self) -> bool:
+        """Take the next batch; return False when there is none on any rank."""
+        raise NotImplementedError
+
+    def window_size(self, batch_idx: int, accumulate: int) -> int:
+        """Return how many batches the accumulation window has that begins at `batch_idx`."""
+        return accumulate
+
+    def totals(self, batches: int) -> tuple[int, int]:
+        """Return (batches, samples) used in this epoch, over all ranks, after `batches` of each rank."""
+        plan = self.loader.plan
+        if plan is not None:
+            return plan.batches_before(batches), plan.samples_before(batches)
+        return self._counted[0], self._counted[1]
+
+    def close(self) -> None:
+        """Let go of the batch and of the iterator, and so of its worker processes."""
+        self.batch = None
+        self._iterator = None
+
+    def _weigh(self, sizes: list[int], rank: int) -> None:
+        total, mine = sum(sizes), sizes[rank]
+        self.by_hand = 0 in sizes
+        self.scale = 1.0 if mine * len(sizes) == total else mine * len(sizes) / total
+        self.has_batch = mine > 0
+
+
+class PlannedFeed(Feed):
+    """A feed whose batches are known in advance."""
+
+    num_batches: int
+
+    def start(self, epoch: int, skip: int, resumed: ReadingState | None) -> None:
+        """Begin an epoch, or go on in one after `skip` batches."""
+        super().start(epoch, skip, resumed)
+        plan = self.loader.plan
+        alone = self.strategy.world_size == 1
+        self._uneven_from = self.num_batches if plan is None or alone else plan.first_uneven
+        self.is_over = skip >= self.num_batches
+
+    def advance(self) -> bool:
+        """Take the next batch; return False when there is none on any rank."""
+        index = self._index
+        if index >= self.num_batches:
+            self.is_over = True
+            return False
+        self._index = index + 1
+        self.is_last = self._index == self.num_batches
+        if index >= self._uneven_from:
+            plan = self.loader.plan
+            assert plan is not None
+            self._weigh(list(plan.sizes(index)), self.strategy.rank)
+        if self.has_batch:
+            assert self._iterator is not None
+            self.batch = next(self._iterator)
+            if self.loader.plan is None:
+                self._counted[0] += 1
+                self._counted[1] += batch_size_of(self.batch)
+        else:
+            self.batch = None
+        return True
+
+    def window_size(self, batch_idx: int, accumulate: int) -> int:
+        """Return how many batches the accumulation window has that begins at `batch_idx`."""
+        return min(accumulate, self.num_batches - batch_idx)
+
+
+class OpenFeed(Feed):
+    """A feed that ends when it ends: reads one batch ahead, and on a group asks the others for theirs.
+
+    Args:
+        loader: The loader.
+        strategy: Whose ranks read together.
+        limit: At most so many batches; None for all.
+        join: Go on until the last rank has run out, instead of ending with the first.
+    """
+
+    def __init__(self, loader: RankLoader, strategy: Strategy, limit: int | None, join: bool) -> None:
+        super().__init__(loader, strategy, limit if limit is not None else loader.num_batches)
+        self._limit = limit
+        self._join = join
+        self._noticed = False
+        self._next: tuple[Any, list[int]] | None = None
+
+    def start(self, epoch: int, skip: int, resumed: ReadingState | None) -> None:
+        """Begin an epoch, or go on in one after `skip` batches."""
+        super().start(epoch, skip, resumed)
+        self._next = self._fetch()
+
+    def advance(self) -> bool:
+        """Take the next batch; return False when there is none on any rank."""
+        if self._next is None:
+            self.is_over = True
+            return False
+        self.batch, sizes = self._next
+        self._weigh(sizes, self.strategy.rank)
+        self._counted[0] += sum(size > 0 for size in sizes)
+        self._counted[1] += sum(sizes)
+        self._index += 1
+        self._next = self._fetch()
+        self.is_last = self._next is None
+        return True
+
+    def _fetch(self) -> tuple[Any, list[int]] | None:
+        if self._limit is not None and self._index >= self._limit:
+            return None
+        assert self._iterator is not None
+        nothing = object()
+        batch = next(self._iterator, nothing)
+        sizes = self.strategy.counts(0 if batch is nothing else max(1, batch_size_of(batch)))
+        if not any(sizes):
+            return None
+        if 0 in sizes and not self._join:
+            if not self._noticed and self.strategy.rank == 0:
+                self._noticed = True
+                ended = [rank for rank, size in enumerate(sizes) if size == 0]
+                warnings.warn(
+                    f"The training data of ranks {ended} ended after {self._index} batches, so the epoch "
+                    "ends for all. "
+                    "Use Trainer(join_uneven=True) to use up the other ranks' data.",
+                    stacklevel=2,
+                )
+            return None
+        return (None if batch is nothing else batch), sizes
+
+
+def batch_limit(name: str, limit: int | float | None, num_batches: int | None) -> int | None:
+    """Return how many batches to run: `limit` as Lightning reads it, an int a number and a float a share of
+    the loader.
+
+    Args:
+        name: The argument's name, for the message.
+        limit: What the user gave.
+        num_batches: Batches that there are; None when not known.
+
+    Returns:
+        A number of batches; None for all of a loader of unknown length.
+    """
+    if limit is None or (isinstance(limit, float) and limit == 1.0):
+        return num_batches
+    if isinstance(limit, int):
+        return limit if num_batches is None else min(limit, num_batches)
+    if limit == 0.0:
+        return 0
+    if num_batches is None:
+        raise MisconfigurationError(
+            f"Trainer({name}={limit}) needs a loader with a length, and this one has none. Use a number "
+            "of batches."
+        )
+    found = int(num_batches * limit)
+    if found == 0 and num_batches > 0:
+        raise MisconfigurationError(
+            f"Trainer({name}={limit}) gives 0 of {num_batches} batches. Use at least "
+            f"{1 / num_batches:.3g}, or an int."
+        )
+    return found
+
+
+def make_feed(loader: RankLoader, strategy: Strategy, limit: int | float | None, join: bool) -> Feed:
+    """Return the feed for a loader."""
+    total = batch_limit("limit_train_batches", limit, loader.num_batches)
+    if loader.exact and total is not None:
+        return PlannedFeed(loader, strategy, total)
+    return OpenFeed(
+        loader, strategy, total if isinstance(limit, int) or loader.num_batches is None else None, join
+    )

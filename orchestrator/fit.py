@@ -1,0 +1,363 @@
+"""The training loop: epochs of batches, evaluation in between, an end when one of the limits is reached.
+ Plain functions over an engine. Everything that a batch needs is looked up once before the first. A rank
+whose data ends before another's goes on without samples, so nobody waits for it; `Feed` knows how many
+samples each rank has.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from modules import rng
+from orchestrator.callbacks.early_stopping import EarlyStopping
+from orchestrator.callbacks.model_checkpoint import ModelCheckpoint
+from orchestrator.errors import MisconfigurationError
+from orchestrator.feed import make_feed
+from orchestrator.optimizers import SchedulerConfig
+from orchestrator.step import StepParts, Window, build_empty_step, build_step
+
+if TYPE_CHECKING:
+    from orchestrator.engine import Engine
+
+_DEFAULT_MAX_EPOCHS = 1000
+
+
+def run_fit(engine: Engine) -> None:
+    """Train until a limit is reached or somebody asks to stop."""
+    sanity_check(engine)
+    engine.load_training_data()
+    engine.load_validation_data()
+    loop = _Loop(engine)
+    if loop.feed.num_batches == 0:
+        return
+    engine.state.stage = "train"
+    engine.module.train()
+    engine.call("on_train_start")
+    while not loop.is_over():
+        loop.run_epoch()
+    engine.call("on_train_end")
+
+
+def sanity_check(engine: Engine) -> None:
+    """Try some validation batches before training, leaving no trace in metrics and random streams."""
+    batches = engine.settings.num_sanity_val_steps
+    if not batches or engine.resumed is not None or not engine.has_validation():
+        return
+    with rng.isolated():
+        engine.state.stage = "sanity"
+        engine.call("on_sanity_check_start")
+        engine.load_validation_data()
+        limits = [
+            min(batches, limit) if batches > 0 and limit is not None else batches if batches > 0 else limit
+            for limit in engine.val_limits
+        ]
+        engine.evaluate("sanity", engine.val_loaders, limits)
+        engine.call("on_sanity_check_end")
+    engine.board.clear()
+
+
+class _Loop:
+    """The training loop's own state: what is looked up once, and where the running epoch stands."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.state = engine.state
+        self.settings = engine.settings
+        self.feed = engine.feed = make_feed(
+            engine.train_loader,
+            engine.strategy,
+            engine.settings.limit_train_batches,
+            engine.settings.join_uneven,
+        )
+        self.window = Window()
+        parts = StepParts(
+            module=engine.module,
+            strategy=engine.strategy,
+            precision=engine.precision,
+            hooks=engine.hooks,
+            slots=engine.train_slots,
+            state=engine.state,
+            optimizer=engine.optimizers[0] if engine.optimizers else None,
+            window=self.window,
+            clip_val=self.settings.gradient_clip_val,
+            clip_algorithm=self.settings.gradient_clip_algorithm,
+        )
+        self.step = build_step(parts)
+        self.empty_step = build_empty_step(parts)
+        self.step_schedulers = [
+            c for c in engine.schedulers if c.interval == "step" and not c.reduce_on_plateau
+        ]
+        self.plateau_step_schedulers = [
+            c for c in engine.schedulers if c.interval == "step" and c.reduce_on_plateau
+        ]
+        self.max_epochs = self.settings.max_epochs
+        if self.max_epochs is None and self.settings.max_steps == -1:
+            self.max_epochs = _DEFAULT_MAX_EPOCHS
+            if engine.is_global_zero:
+                warnings.warn(
+                    f"Trainer(max_epochs=None) trains for {_DEFAULT_MAX_EPOCHS} epochs. Set max_epochs, "
+                    "or -1 for no limit.",
+                    stacklevel=2,
+                )
+        self.val_every = _validation_interval(engine, self.feed.num_batches)
+
+    # ---------------------------------------------------------------- ends
+
+    def is_over(self) -> bool:
+        """Whether training has reached a limit or was asked to stop."""
+        state = self.state
+        if self.max_epochs is not None and self.max_epochs != -1 and state.epoch >= self.max_epochs:
+            return True
+        return self.steps_are_over() or self.should_stop()
+
+    def steps_are_over(self) -> bool:
+        """Whether ``max_steps`` optimizer steps were made."""
+        return self.settings.max_steps != -1 and self.state.global_step >= self.settings.max_steps
+
+    def should_stop(self) -> bool:
+        """Whether somebody asked to stop, and the minimal numbers of epochs and steps were reached."""
+        if not self.engine.trainer.should_stop:
+            return False
+        enough = self.state.epoch >= (self.settings.min_epochs or 0) and self.state.global_step >= (
+            self.settings.min_steps or 0
+        )
+        if not enough:
+            self.engine.trainer.should_stop = False
+        return enough
+
+    # ---------------------------------------------------------------- one epoch
+
+    def run_epoch(self) -> None:
+        """Train on the batches that are left of the epoch, and end it."""
+        engine, state, feed = self.engine, self.state, self.feed
+        resumed = engine.take_resumed()
+        if resumed is not None and not state.epoch_batches:
+            rng.restore(resumed.rng)
+            resumed = None
+        if resumed is None:
+            state.epoch_batches = 0
+            state.validated = state.epoch_ended = False
+            engine.train_slots.clear()
+            engine.call("on_train_epoch_start")
+        feed.start(state.epoch, state.epoch_batches, resumed)
+        if resumed is not None and not state.validated and self.is_validation_due():
+            self.validate()
+        complete = self.run_batches()
+        self.end_epoch(complete)
+
+    def run_batches(self) -> bool:
+        """Run the hot loop; return whether the epoch is complete, rather than left because training ends."""
+        engine, state, feed, window, slots = (
+            self.engine,
+            self.state,
+            self.feed,
+            self.window,
+            self.engine.train_slots,
+        )
+        trainer, step = engine.trainer, self.step
+        batch_start = engine.hooks.of_callbacks("on_train_batch_start")
+        module_batch_start = engine.hooks.of_module("on_train_batch_start")
+        batch_end = engine.hooks["on_train_batch_end"]
+        transfer = engine.transfer
+        accumulate = self.settings.accumulate_grad_batches
+        log_every = self.settings.log_every_n_steps
+        alone = engine.strategy.world_size == 1
+        step_schedulers = self.step_schedulers
+        max_steps = self.settings.max_steps
+        val_every = self.val_every
+        clock, due = time.monotonic, 0.0
+        shows_progress, interval_s = engine.shows_progress, engine.progress_interval_s
+        place = state.epoch_batches % accumulate
+
+        while max_steps != state.global_step and feed.advance():
+            batch_idx = state.epoch_batches
+            window.first = place == 0
+            if window.first:
+                window.size = feed.window_size(batch_idx, accumulate)
+                window.rescale = 1.0
+            place += 1
+            window.last = place == window.size or feed.is_last
+            if window.last and place != window.size:
+                window.rescale = window.size / place
+            window.by_hand, window.scale = feed.by_hand, feed.scale
+            batch = feed.batch
+            if feed.has_batch:
+                if transfer is not None:
+                    batch = transfer(batch, 0)
+                slots.batch = batch
+                slots.batch_size = 0
+                if batch_start:
+                    slots.enter("on_train_batch_start")
+                    for hook in batch_start:
+                        hook(batch, batch_idx)
+                if module_batch_start:
+                    slots.enter("on_train_batch_start")
+                    if module_batch_start[0](batch, batch_idx) == -1:
+                        break
+                outputs = step(batch, batch_idx)
+            else:
+                self.empty_step()
+            state.epoch_batches = batch_idx + 1
+            state.validated = False
+            if window.last:
+                place = 0
+                if step_schedulers:
+                    self.step_by_steps(step_schedulers)
+            if feed.is_last:
+                self.step_by_epochs()
+            if batch_end and feed.has_batch:
+                seen = _visible(outputs)
+                slots.enter("on_train_batch_end")
+                for hook in batch_end:
+                    hook(seen, batch, batch_idx)
+            if window.last and state.global_step % log_every == 0:
+                engine.log_steps()
+            if shows_progress and clock() >= due:
+                due = clock() + interval_s
+                engine.show("train", batch_idx + 1, feed.num_batches)
+            if val_every and (feed.is_last if val_every < 0 else state.epoch_batches % val_every == 0):
+                self.validate()
+            if (trainer.should_stop if alone else engine.stop_agreed) and self.should_stop():
+                if val_every and not state.validated:
+                    self.validate()
+                break
+        else:
+            return feed.is_over
+        return not trainer.should_stop
+
+    def is_validation_due(self) -> bool:
+        """Whether validation belongs after the batches that were run."""
+        done = self.state.epoch_batches
+        if not self.val_every or not done:
+            return False
+        return done == self.feed.num_batches if self.val_every < 0 else done % self.val_every == 0
+
+    def validate(self) -> None:
+        """Run validation, unless this epoch is one without."""
+        every = self.settings.check_val_every_n_epoch
+        if every is not None and (self.state.epoch + 1) % every != 0:
+            return
+        engine = self.engine
+        engine.evaluate("validate", engine.val_loaders, engine.val_limits, before_end=self.mark_validated)
+        engine.agree_on_stopping()
+        for config in self.plateau_step_schedulers:
+            self.step_plateau(config)
+
+    def mark_validated(self) -> None:
+        """Note that a checkpoint written from here on need not validate again."""
+        self.state.validated = True
+
+    def end_epoch(self, complete: bool) -> None:
+        """Reduce the epoch's metrics, call the hooks, step plateau schedulers, save."""
+        engine, state = self.engine, self.state
+        slots = engine.train_slots
+        reduced = self.reduce_epoch()
+        watchers = (EarlyStopping, ModelCheckpoint)
+        others = engine.hooks.of_callbacks("on_train_epoch_end", lambda item: not isinstance(item, watchers))
+        own = engine.hooks.of_module("on_train_epoch_end")
+        for hook in others + own:
+            slots.enter("on_train_epoch_end")
+            hook()
+        if others or own:
+            reduced = self.reduce_epoch()
+        if complete:
+            for config in engine.schedulers:
+                due = (state.epoch + 1) % config.frequency == 0
+                if config.interval == "epoch" and config.reduce_on_plateau and due:
+                    self.step_plateau(config)
+        state.epoch_ended = complete
+        for hook in engine.hooks.of_callbacks("on_train_epoch_end", lambda item: isinstance(item, watchers)):
+            slots.enter("on_train_epoch_end")
+            hook()
+        engine.agree_on_stopping()
+        engine.log_epoch(slots, reduced)
+        engine.show("train", state.epoch_batches, self.feed.num_batches, done=True)
+        slots.table = slots.batch = None
+        batches, samples = self.feed.totals(state.epoch_batches)
+        state.batches_seen += batches
+        state.samples_seen += samples
+        state.epoch += 1
+        state.epoch_batches = 0
+        self.feed.close()
+
+    def reduce_epoch(self) -> dict[tuple[str, str], float]:
+        """Put the epoch's metrics on the board, reduced over ranks."""
+        engine, slots = self.engine, self.engine.train_slots
+        stepped = slots.stepped()
+        for slot, value in zip(stepped, slots.read_steps(stepped), strict=True):
+            engine.board.put_step(slot, value)
+            slot.stepped = False
+        return engine.reduce(slots)
+
+    # ---------------------------------------------------------------- schedulers
+
+    def step_by_steps(self, configs: list[SchedulerConfig]) -> None:
+        """Step the schedulers that count optimizer steps."""
+        for config in configs:
+            if self.state.global_step % config.frequency == 0:
+                self.engine.step_scheduler(config, None)
+
+    def step_by_epochs(self) -> None:
+        """Step the schedulers that count epochs; before validation, as their rate holds for the next
+        epoch.
+        """
+        for config in self.engine.schedulers:
+            due = (self.state.epoch + 1) % config.frequency == 0
+            if config.interval == "epoch" and not config.reduce_on_plateau and due:
+                self.engine.step_scheduler(config, None)
+
+    def step_plateau(self, config: SchedulerConfig) -> None:
+        """Step a scheduler that watches a metric."""
+        metrics = self.engine.trainer.callback_metrics
+        value = metrics.get(config.monitor or "")
+        if value is None:
+            text = (
+                f"The scheduler watches {config.monitor!r}, which was not logged. There are "
+                f"{sorted(metrics)}. "
+                "Log it, or set 'strict': False to skip the scheduler until it appears."
+            )
+            if config.strict:
+                raise MisconfigurationError(text)
+            warnings.warn(text, stacklevel=2)
+            return
+        self.engine.step_scheduler(config, value)
+
+
+def _validation_interval(engine: Engine, num_batches: int | None) -> int:
+    """Return after how many batches validation runs: -1 at the epoch's end, 0 never."""
+    if not engine.val_loaders or all(limit == 0 for limit in engine.val_limits):
+        return 0
+    interval = engine.settings.val_check_interval
+    if isinstance(interval, float):
+        if interval == 1.0:
+            return -1
+        if num_batches is None:
+            raise MisconfigurationError(
+                f"Trainer(val_check_interval={interval}) needs a loader with a length. Use a number of "
+                "batches, or 1.0."
+            )
+        return max(1, int(num_batches * interval))
+    if num_batches is not None and interval > num_batches:
+        raise MisconfigurationError(
+            f"Trainer(val_check_interval={interval}) is more than the {num_batches} training batches of "
+            "an epoch. "
+            f"Use at most {num_batches}, or a fraction."
+        )
+    return interval
+
+
+def _visible(outputs: Any) -> Any:
+    """Return what hooks see of a step's outputs: a dictionary with the detached loss, as the step returned
+    it.
+    """
+    if isinstance(outputs, torch.Tensor):
+        return {"loss": outputs.detach()}
+    if isinstance(outputs, dict):
+        return {
+            name: item.detach() if isinstance(item, torch.Tensor) else item for name, item in outputs.items()
+        }
+    return {}

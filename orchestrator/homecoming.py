@@ -1,0 +1,196 @@
+"""Brings what happened on rank 0 back into the driver's own objects.
+ Weights are copied in place, so identity and ties stay. Attributes of callbacks, loggers and the module that
+pickle replace the driver's; inside them, references to the trainer, the module, its parts and its tensors,
+callbacks and loggers point to the driver's own again. What does not pickle stays as it was in the driver, and
+is named in one warning.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle  # type: ignore[import-untyped]
+import torch
+from torch import Tensor, nn
+
+from modules import rng
+from modules.module import LightningModule
+from orchestrator.board import Board
+from orchestrator.state import TrainState
+
+if TYPE_CHECKING:
+    from orchestrator.job import Job
+    from orchestrator.trainer import Trainer
+
+_INTERNAL = frozenset(nn.Module().__dict__) - {"training"} | {"_trainer", "_log_sink"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Luggage:
+    """What rank 0 sends home.
+
+    Attributes:
+        weights: The module's state dict, on the CPU.
+        attributes: Pickled dictionaries of attributes by owner: ``callback:0``, ``logger:0``,
+            ``module:encoder``, ...
+        left: Owners and attributes that do not pickle.
+        state: The counters.
+        board: The metrics.
+        should_stop: Whether somebody asked to stop.
+        rng: The random state.
+        result: What the call returns.
+    """
+
+    weights: dict[str, Tensor]
+    attributes: list[bytes]
+    left: list[str]
+    state: TrainState
+    board: Board
+    should_stop: bool
+    rng: dict[str, Any]
+    result: Any
+
+
+def pack(trainer: Trainer, job: Job, result: Any) -> Luggage:
+    """Return what the driver needs to be as if the job had run there."""
+    names = {id(item): name for name, item in _known(trainer, job)}
+    changed = {owner: _attributes(item) for owner, item in _owners(trainer, job)}
+    attributes, left = _dump_all(changed, names)
+    state_rng = rng.capture()
+    state_rng.pop("cuda", None)
+    return Luggage(
+        weights={name: item.detach().cpu() for name, item in job.module.state_dict().items()}
+        if job.fn == "fit"
+        else {},
+        attributes=attributes,
+        left=left,
+        state=trainer.state,
+        board=trainer.board,
+        should_stop=trainer.should_stop,
+        rng=state_rng,
+        result=result,
+    )
+
+
+def unpack(trainer: Trainer, job: Job, luggage: Luggage) -> Any:
+    """Put the luggage into the driver's objects and return the call's result."""
+    known = dict(_known(trainer, job))
+    owners = dict(_owners(trainer, job))
+    for data in luggage.attributes:
+        for owner, values in _load(data, known).items():
+            if owner in owners:
+                owners[owner].__dict__.update(values)
+    if luggage.weights:
+        _copy_weights(job.module, luggage.weights)
+    trainer.state = luggage.state
+    trainer.board = luggage.board
+    trainer.should_stop = luggage.should_stop
+    rng.restore(luggage.rng)
+    if luggage.left:
+        warnings.warn(
+            "These attributes were changed on a worker and cannot be pickled, so they stay as they were "
+            f"here: {', '.join(luggage.left)}.",
+            stacklevel=4,
+        )
+    return luggage.result
+
+
+def _copy_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    own = module.state_dict()
+    if own.keys() != weights.keys() and isinstance(module, LightningModule):
+        module.configure_model()
+        own = module.state_dict()
+    lost = sorted(name for name, item in weights.items() if name not in own or own[name].shape != item.shape)
+    if lost:
+        warnings.warn(
+            f"The worker's module has weights that the driver's has not: {', '.join(lost)}. They are in "
+            "the checkpoints only. "
+            "Build layers in __init__ or configure_model.",
+            stacklevel=5,
+        )
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            if name not in lost:
+                own[name].copy_(tensor)
+
+
+def _owners(trainer: Trainer, job: Job) -> Iterator[tuple[str, Any]]:
+    """Yield the objects whose attributes travel."""
+    for index, callback in enumerate(trainer.callbacks):
+        yield f"callback:{index}", callback
+    for index, logger in enumerate(trainer.loggers):
+        yield f"logger:{index}", logger
+    for name, module in job.module.named_modules():
+        yield f"module:{name}", module
+
+
+def _known(trainer: Trainer, job: Job) -> Iterator[tuple[str, Any]]:
+    """Yield the objects that are referred to by name instead of being copied."""
+    yield "trainer", trainer
+    if job.datamodule is not None:
+        yield "datamodule", job.datamodule
+    yield from _owners(trainer, job)
+    for name, tensor in [*job.module.named_parameters(), *job.module.named_buffers()]:
+        yield f"tensor:{name}", tensor
+
+
+def _attributes(item: Any) -> dict[str, Any]:
+    skip = _INTERNAL if isinstance(item, nn.Module) else frozenset()
+    state = item.__getstate__()
+    if isinstance(state, tuple):  # of a class with slots: the dictionary comes first
+        state = state[0]
+    return {key: value for key, value in (state or {}).items() if key not in skip}
+
+
+def _dump_all(changed: dict[str, dict[str, Any]], names: dict[int, str]) -> tuple[list[bytes], list[str]]:
+    """Pickle all attributes together where that works, else one by one, naming those that do not."""
+    try:
+        return [_dump(changed, names)], []
+    except Exception:
+        parts, left = [], []
+        for owner, values in changed.items():
+            for key, value in values.items():
+                try:
+                    parts.append(_dump({owner: {key: value}}, names))
+                except Exception:
+                    left.append(f"{owner.replace(':', ' ').strip()}.{key}")
+        return parts, left
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Writes known objects as their names."""
+
+    names: dict[int, str]
+
+    def persistent_id(self, item: Any) -> str | None:
+        """Return the name of a known object."""
+        return self.names.get(id(item))
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads names as the driver's own objects."""
+
+    known: dict[str, Any]
+
+    def persistent_load(self, name: str) -> Any:
+        """Return the driver's object of that name."""
+        return self.known.get(name)
+
+
+def _dump(value: Any, names: dict[int, str]) -> bytes:
+    buffer = io.BytesIO()
+    pickler = _Pickler(buffer)
+    pickler.names = names
+    pickler.dump(value)
+    return buffer.getvalue()
+
+
+def _load(data: bytes, known: dict[str, Any]) -> Any:
+    unpickler = _Unpickler(io.BytesIO(data))
+    unpickler.known = known
+    return unpickler.load()

@@ -1,0 +1,34 @@
+"""One call of fit, validate, test or predict, as it travels to wherever it runs, and what comes back from
+there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from modules.datamodule import LightningDataModule
+from modules.module import LightningModule
+
+
+@dataclass(slots=True, kw_only=True)
+class Job:
+    """What was asked for.
+
+    Attributes:
+        fn: fit, validate, test or predict.
+        module: The module.
+        datamodule: The data module, or None.
+        loaders: Loaders that were given, by kind: train, val, test, predict.
+        ckpt_path: A checkpoint to start from, or None.
+        return_predictions: Keep what predict_step returns.
+        verbose: Print the metrics of validate and test.
+    """
+
+    fn: str
+    module: LightningModule
+    datamodule: LightningDataModule | None = None
+    loaders: dict[str, Any] = field(default_factory=dict)
+    ckpt_path: str | None = None
+    return_predictions: bool = True
+    verbose: bool = True

@@ -1,0 +1,110 @@
+"""Carries a job to where its plan says and brings the result back: the only place where training meets the
+cluster.
+ On a group every worker gets its own copy of trainer, module, data and callbacks, and runs an engine on it;
+rank 0 goes on with the driver's random state. Progress comes back as events while it runs. A failure is
+raised here as it was there, with a note that names the rank.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from modules import rng
+from orchestrator.engine import Engine
+from orchestrator.homecoming import Luggage, pack, unpack
+from orchestrator.job import Job
+from orchestrator.place import Place
+from orchestrator.plan import Plan
+from orchestrator.progress import ProgressRecord
+
+if TYPE_CHECKING:
+    from cluster.context import WorkerContext
+    from cluster.spec import GroupSpec
+    from orchestrator.trainer import Trainer
+
+Show = Callable[[ProgressRecord], None]
+
+_SEED_VARIABLES = (rng.GLOBAL_SEED_VARIABLE, rng.SEED_WORKERS_VARIABLE)
+
+
+def run_in_process(trainer: Trainer, job: Job, plan: Plan, show: Show | None) -> Any:
+    """Run the job here and return what its entry point returns."""
+    device = torch.device(plan.device)
+    place = Place(device=device) if trainer.trial is None else Place(device=device, ask=trainer.trial.answer)
+    return Engine(trainer, job, place, show).run()
+
+
+def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None) -> Any:
+    """Run the job on a worker group, warm if there is one, and return what its entry point returns."""
+    from cluster import pool
+
+    trial = trainer.trial
+    seeds = {name: os.environ[name] for name in _SEED_VARIABLES if name in os.environ}
+
+    def on_event(rank: int, event: object) -> None:
+        if show is not None and isinstance(event, ProgressRecord):
+            show(event)
+
+    with pool.lease(spec) as group:
+        outcomes = group.run(
+            run_on_worker,
+            trainer,
+            job,
+            seeds,
+            rng.capture(),
+            show is not None,
+            on_event=on_event,
+            on_ask=None if trial is None else lambda rank, question: trial.answer(question),
+        )
+    luggage = outcomes[0]
+    assert isinstance(luggage, Luggage)
+    result = unpack(trainer, job, luggage)
+    if job.fn == "predict" and job.return_predictions:
+        return _interleave([result, *outcomes[1:]])
+    return result
+
+
+def run_on_worker(
+    context: WorkerContext,
+    trainer: Trainer,
+    job: Job,
+    seeds: dict[str, str],
+    state: dict[str, Any],
+    shows: bool,
+) -> Any:
+    """Run the job on one worker; rank 0 returns its `Luggage`, the others their predictions."""
+    os.environ.update(seeds)
+    rng.restore(state)
+    place = Place(
+        rank=context.rank,
+        world_size=context.world_size,
+        local_rank=context.local_rank,
+        node_rank=context.node_rank,
+        num_nodes=context.num_nodes,
+        device=torch.device(context.device),
+        emit=context.emit,
+        ask=context.ask,
+        told=context.signals,
+    )
+    context.where = lambda: f"epoch {trainer.state.epoch}, step {trainer.state.global_step}"
+    context.hidden = ("orchestrator", "modules")
+    show = context.emit if shows and context.rank == 0 else None
+    result = Engine(trainer, job, place, show).run()
+    if context.rank == 0:
+        return pack(trainer, job, result)
+    return result if job.fn == "predict" else None
+
+
+def _interleave(by_rank: list[list[list[Any]]]) -> list[list[Any]]:
+    """Return each loader's batches in the order of the data: whole batches were dealt to ranks in turn."""
+    loaders = []
+    for parts in zip(*by_rank, strict=True):
+        batches: list[Any] = []
+        for row in range(max(map(len, parts), default=0)):
+            batches.extend(part[row] for part in parts if row < len(part))
+        loaders.append(batches)
+    return loaders

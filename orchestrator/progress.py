@@ -1,0 +1,280 @@
+"""How far a run has come, drawn by the driver: live bars on a terminal, plain lines anywhere else.
+
+Whoever trains sends `ProgressRecord`s, at most about ten a second; `Progress` draws what it gets and starts
+no thread. Plain lines hold no control characters: one for each epoch, and within a long one another every
+ten seconds at most. Both go to standard error. Display never ends training: a stream that is gone is not
+written to again.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TextIO
+
+Stage = Literal["train", "validate", "test", "predict", "sanity"]
+
+_TITLES = {"validate": "Validating", "test": "Testing", "predict": "Predicting", "sanity": "Sanity check"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgressRecord:
+    """Where a run is.
+
+    Attributes:
+        stage: What is running.
+        epoch: The training epoch, from 0.
+        max_epochs: How many there will be; None or -1 for no limit.
+        batch: Batches of this stage that are done.
+        total_batches: How many there are, or None where nobody knows.
+        metrics: What to show beside it.
+        step: Optimizer steps so far.
+        done: Whether the stage has ended; for training, the epoch with its validation.
+    """
+
+    stage: str
+    epoch: int
+    max_epochs: int | None = None
+    batch: int
+    total_batches: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    step: int = 0
+    done: bool = False
+
+
+class Display(Protocol):
+    """One way to show progress."""
+
+    def update(self, record: ProgressRecord) -> None:
+        """Show `record`."""
+        ...
+
+    def message(self, text: str) -> None:
+        """Show a line of text that stays."""
+        ...
+
+    def close(self) -> None:
+        """Leave the last state on the screen and the screen in order."""
+        ...
+
+
+class Progress:
+    """Shows progress records on `stream`, by default standard error, in the way that suits it.
+
+    Args:
+        stream: Where to draw.
+        now_s: Reads the time, in seconds.
+    """
+
+    def __init__(self, stream: TextIO | None = None, now_s: Callable[[], float] = time.monotonic) -> None:
+        stream = sys.stderr if stream is None else stream
+        self._display: Display | None
+        if is_terminal(stream):
+            from orchestrator.progress_bars import LiveBars
+
+            self._display = LiveBars(stream, now_s)
+        else:
+            self._display = PlainLines(stream, now_s)
+
+    def update(self, record: ProgressRecord) -> None:
+        """Show `record`."""
+        self._draw(lambda display: display.update(record))
+
+    def message(self, text: str) -> None:
+        """Show a line of text that stays."""
+        self._draw(lambda display: display.message(text))
+
+    def close(self) -> None:
+        """Stop drawing, leaving the last state on the screen. May be called again."""
+        self._draw(lambda display: display.close())
+        self._display = None
+
+    def _draw(self, action: Callable[[Display], None]) -> None:
+        if self._display is None:
+            return
+        try:
+            action(self._display)
+        except (OSError, ValueError):  # the stream is closed, or nobody reads the pipe any more
+            self._display = None
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether `stream` is a terminal that can redraw lines."""
+    try:
+        return stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
+    except ValueError:  # closed
+        return False
+
+
+# ---------------------------------------------------------------- numbers and words
+
+
+class Pace:
+    """Batches per second of one stage, from the records of the last ten seconds."""
+
+    WINDOW_S = 10.0
+
+    def __init__(self, start_s: float) -> None:
+        self.start_s = start_s
+        self.rate = 0.0
+        """Batches per second; 0.0 while it is not known."""
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def observe(self, now_s: float, batch: int) -> None:
+        """Take note that `batch` batches are done."""
+        if self._seen and batch < self._seen[-1][1]:  # steps were taken back
+            self._seen.clear()
+        self._seen.append((now_s, batch))
+        while len(self._seen) > 2 and now_s - self._seen[1][0] > self.WINDOW_S:
+            self._seen.popleft()
+        (first_s, first), (last_s, last) = self._seen[0], self._seen[-1]
+        if last > first and last_s > first_s:
+            self.rate = (last - first) / (last_s - first_s)
+
+    def interrupt(self) -> None:
+        """Leave out the time from the last record to the next one."""
+        self._seen.clear()
+
+    def remaining_s(self, record: ProgressRecord) -> float | None:
+        """Seconds until the stage ends at this rate, or None where that cannot be told."""
+        if record.total_batches is None or self.rate <= 0:
+            return None
+        return max(0, record.total_batches - record.batch) / self.rate
+
+
+class Paces:
+    """The pace of each stage that is running. Validation within an epoch does not count against training."""
+
+    def __init__(self) -> None:
+        self._paces: dict[str, Pace] = {}
+        self._interrupted = False
+
+    def observe(self, record: ProgressRecord, now_s: float) -> Pace:
+        """Take note of `record`, and return its stage's pace. After the last record of a stage it begins
+        anew."""
+        pace = self._paces.setdefault(record.stage, Pace(now_s))
+        if record.stage != "train":
+            self._interrupted = True
+            pace.observe(now_s, record.batch)
+        elif not self._interrupted:
+            pace.observe(now_s, record.batch)
+        elif not (record.done and pace.rate):
+            pace.interrupt()
+            pace.observe(now_s, record.batch)
+        if record.stage == "train":
+            self._interrupted = False
+        if record.done:
+            del self._paces[record.stage]
+        return pace
+
+
+def title(record: ProgressRecord) -> str:
+    """Return what is running, in a few words.
+
+    >>> title(ProgressRecord(stage="train", epoch=2, max_epochs=10, batch=0))
+    'Epoch 2/9'
+    """
+    if record.stage != "train":
+        return _TITLES.get(record.stage, record.stage)
+    last = "" if record.max_epochs is None or record.max_epochs < 1 else f"/{record.max_epochs - 1}"
+    return f"Epoch {record.epoch}{last}"
+
+
+def count(record: ProgressRecord) -> str:
+    """Return how many batches are done, of how many.
+
+    >>> count(ProgressRecord(stage="train", epoch=0, batch=3, total_batches=8))
+    '3/8'
+    """
+    return f"{record.batch}" if record.total_batches is None else f"{record.batch}/{record.total_batches}"
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time.
+
+    >>> duration(75.4), duration(3725)
+    ('1:15', '1:02:05')
+    """
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def speed(rate: float) -> str:
+    """Return batches per second, or seconds per batch when that reads better; "" for an unknown rate.
+
+    >>> speed(35.21), speed(0.25), speed(0.0)
+    ('35.2 it/s', '4.0 s/it', '')
+    """
+    if rate <= 0:
+        return ""
+    return f"{rate:.1f} it/s" if rate >= 1 else f"{1 / rate:.1f} s/it"
+
+
+def numbers(metrics: Mapping[str, float]) -> str:
+    """Return metrics with four digits.
+
+    >>> numbers({"loss": 0.123456, "correct": 1203.0})
+    'loss 0.1235, correct 1203'
+    """
+    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+
+
+# ---------------------------------------------------------------- plain lines
+
+
+class PlainLines:
+    """Writes a line when an epoch, or a stage outside of training, ends, and every ten seconds in between."""
+
+    EVERY_S = 10.0
+
+    def __init__(self, stream: TextIO, now_s: Callable[[], float]) -> None:
+        self._stream = stream
+        self._now_s = now_s
+        self._paces = Paces()
+        self._trains = False
+        self._written_at: float | None = None
+
+    def update(self, record: ProgressRecord) -> None:
+        """Write a line if it is time for one."""
+        now = self._now_s()
+        pace = self._paces.observe(record, now)
+        if record.stage == "train":
+            self._trains = not record.done
+        if self._written_at is None:
+            self._written_at = now
+        if record.done:
+            due = record.stage == "train" or not (self._trains or record.stage == "sanity")
+        else:
+            due = now - self._written_at >= self.EVERY_S
+        if due:
+            self._written_at = now
+            self._write(_line(record, pace, now))
+
+    def message(self, text: str) -> None:
+        """Write the text."""
+        self._write(text)
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+    def _write(self, text: str) -> None:
+        lines = ("".join(c if c.isprintable() else "?" for c in line) for line in text.splitlines() or [""])
+        self._stream.write("".join(f"{line}\n" for line in lines))
+        self._stream.flush()
+
+
+def _line(record: ProgressRecord, pace: Pace, now_s: float) -> str:
+    left = None if record.done else pace.remaining_s(record)
+    taken = f" in {duration(now_s - pace.start_s)}" if record.done else ""
+    parts = [
+        f"{count(record)} batches{taken}",
+        speed(pace.rate),
+        f"{duration(left)} left" if left is not None else "",
+        numbers(record.metrics),
+    ]
+    return f"{title(record)}: {', '.join(part for part in parts if part)}"

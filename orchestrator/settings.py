@@ -1,0 +1,254 @@
+"""Every argument of the Trainer, checked: types, ranges and combinations, before anything starts.
+ A `Settings` is frozen and plain, so it travels to workers as it is. Each error names the argument as the
+user wrote it, the value, and what to write instead.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.errors import MisconfigurationError, suggest
+from orchestrator.precision import parse_precision
+
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
+STRATEGIES = ("auto", "single", "ddp")
+_LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The Trainer's arguments, as `Trainer` documents them."""
+
+    accelerator: str = "auto"
+    strategy: str = "auto"
+    devices: int | str = "auto"
+    num_nodes: int = 1
+    precision: str = "32-true"
+    fast_dev_run: int = 0
+    max_epochs: int | None = None
+    min_epochs: int | None = None
+    max_steps: int = -1
+    min_steps: int | None = None
+    limit_train_batches: int | float | None = None
+    limit_val_batches: int | float | None = None
+    limit_test_batches: int | float | None = None
+    limit_predict_batches: int | float | None = None
+    val_check_interval: int | float = 1.0
+    check_val_every_n_epoch: int | None = 1
+    num_sanity_val_steps: int = 2
+    log_every_n_steps: int = 50
+    accumulate_grad_batches: int = 1
+    gradient_clip_val: float | None = None
+    gradient_clip_algorithm: str | None = None
+    inference_mode: bool = True
+    use_distributed_sampler: bool = True
+    pad_uneven: bool = False
+    join_uneven: bool = False
+    enable_checkpointing: bool = True
+    enable_progress_bar: bool = True
+    default_root_dir: str = "."
+    resources_per_worker: tuple[tuple[str, float], ...] | None = None
+    threads_per_worker: int | None = None
+    start_timeout_s: float = 60.0
+    ddp_options: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def create(cls, **given: Any) -> Settings:
+        """Check the arguments as the user gave them, fill in what follows from them, and return them.
+
+        Raises:
+            MisconfigurationError: The first argument or combination that cannot work.
+        """
+        values = dict(given)
+        _check_choice("accelerator", values["accelerator"], ACCELERATORS, _ACCELERATOR_HINTS)
+        _check_choice("strategy", values["strategy"], STRATEGIES, {})
+        values["devices"] = _devices(values["devices"])
+        values["precision"] = parse_precision(
+            "32-true" if values["precision"] is None else values["precision"]
+        )
+        for name, least, optional in _WHOLE_NUMBERS:
+            values[name] = _whole(name, values[name], least, optional)
+        for name in _LIMITS:
+            values[name] = _limit(name, values[name])
+        values["fast_dev_run"] = _fast_dev_run(values["fast_dev_run"])
+        values["val_check_interval"] = _check_interval(values["val_check_interval"])
+        values["num_sanity_val_steps"] = (
+            2 if values["num_sanity_val_steps"] is None else values["num_sanity_val_steps"]
+        )
+        values["log_every_n_steps"] = (
+            50 if values["log_every_n_steps"] is None else values["log_every_n_steps"]
+        )
+        _check_clipping(values["gradient_clip_val"], values["gradient_clip_algorithm"])
+        for name in _SWITCHES:
+            _check_switch(name, values[name])
+        for name in ("enable_checkpointing", "enable_progress_bar"):
+            values[name] = True if values[name] is None else values[name]
+        if values["check_val_every_n_epoch"] is None and isinstance(values["val_check_interval"], float):
+            raise MisconfigurationError(
+                "Trainer(check_val_every_n_epoch=None, "
+                f"val_check_interval={values['val_check_interval']}): validation that is not "
+                "tied to epochs needs val_check_interval as a number of batches."
+            )
+        values["default_root_dir"] = _root(values["default_root_dir"])
+        values["resources_per_worker"] = _resources(values["resources_per_worker"])
+        if not isinstance(values["start_timeout_s"], (int, float)) or not values["start_timeout_s"] > 0:
+            raise MisconfigurationError(
+                f"Trainer(start_timeout_s={values['start_timeout_s']!r}). Use a number of seconds above 0."
+            )
+        if values["fast_dev_run"]:
+            values.update(_what_fast_dev_run_sets(values["fast_dev_run"]))
+        return cls(**values)
+
+
+_WHOLE_NUMBERS: tuple[tuple[str, int, bool], ...] = (
+    ("num_nodes", 1, False),
+    ("max_epochs", -1, True),
+    ("min_epochs", 0, True),
+    ("max_steps", -1, False),
+    ("min_steps", 0, True),
+    ("check_val_every_n_epoch", 1, True),
+    ("num_sanity_val_steps", -1, True),
+    ("log_every_n_steps", 1, True),
+    ("accumulate_grad_batches", 1, False),
+    ("threads_per_worker", 1, True),
+)
+_SWITCHES = (
+    "inference_mode",
+    "use_distributed_sampler",
+    "pad_uneven",
+    "join_uneven",
+    "enable_checkpointing",
+    "enable_progress_bar",
+)
+_ACCELERATOR_HINTS = {
+    "tpu": "TPUs are not supported.",
+    "mps": "Apple GPUs are not supported yet.",
+    "hpu": "HPUs are not supported.",
+}
+
+
+def _check_choice(name: str, value: Any, known: tuple[str, ...], hints: dict[str, str]) -> None:
+    if value not in known:
+        hint = hints.get(str(value), "")
+        raise MisconfigurationError(
+            f"Trainer({name}={value!r}) is unknown.{suggest(value, known)} {hint + ' ' if hint else ''}"
+            f"Use one of {', '.join(known)}."
+        )
+
+
+def _whole(name: str, value: Any, least: int, optional: bool) -> int | None:
+    if value is None and optional:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise MisconfigurationError(
+            f"Trainer({name}={value!r}). Use a whole number of at least "
+            f"{least}{' or None' if optional else ''}."
+        )
+    return value
+
+
+def _devices(value: Any) -> int | str:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value  # type: ignore[no-any-return]
+    if isinstance(value, str) and value.isdecimal() and int(value) >= 1:
+        return int(value)
+    if value in (-1, "-1"):
+        return "auto"
+    raise MisconfigurationError(f"Trainer(devices={value!r}). Use a whole number of at least 1, or 'auto'.")
+
+
+def _limit(name: str, value: Any) -> int | float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        raise MisconfigurationError(
+            f"Trainer({name}={value!r}). Use a number of batches, or a share from 0.0 to 1.0."
+        )
+    if isinstance(value, float) and value > 1.0:
+        if value != int(value):
+            raise MisconfigurationError(
+                f"Trainer({name}={value!r}) is more than all batches. Use a share from 0.0 to 1.0, or a "
+                "whole number of batches."
+            )
+        return int(value)
+    return value
+
+
+def _fast_dev_run(value: Any) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise MisconfigurationError(
+            f"Trainer(fast_dev_run={value!r}). Use True, False, or a number of batches."
+        )
+    return int(value)
+
+
+def _what_fast_dev_run_sets(batches: int) -> dict[str, Any]:
+    return {
+        **dict.fromkeys(_LIMITS, batches),
+        "max_steps": batches,
+        "max_epochs": 1,
+        "num_sanity_val_steps": 0,
+        "val_check_interval": 1.0,
+        "check_val_every_n_epoch": 1,
+        "enable_checkpointing": False,
+    }
+
+
+def _check_interval(value: Any) -> int | float:
+    if value is None:
+        return 1.0
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    share = isinstance(value, float) and 0.0 < value <= 1.0
+    if not (whole or share):
+        raise MisconfigurationError(
+            f"Trainer(val_check_interval={value!r}). Use a share of the epoch above 0.0 up to 1.0, or a "
+            "whole number of batches."
+        )
+    return value  # type: ignore[no-any-return]
+
+
+def _check_clipping(value: Any, algorithm: Any) -> None:
+    if value is not None and (
+        isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0
+    ):
+        raise MisconfigurationError(
+            f"Trainer(gradient_clip_val={value!r}). Use a number of at least 0, or None."
+        )
+    if algorithm is not None and algorithm not in ("norm", "value"):
+        raise MisconfigurationError(
+            f"Trainer(gradient_clip_algorithm={algorithm!r}) is "
+            f"unknown.{suggest(algorithm, ('norm', 'value'))} "
+            "Use 'norm' or 'value'."
+        )
+
+
+def _check_switch(name: str, value: Any) -> None:
+    if value is not None and not isinstance(value, bool):
+        raise MisconfigurationError(f"Trainer({name}={value!r}). Use True or False.")
+
+
+def _root(value: Any) -> str:
+    if value is None:
+        return os.getcwd()
+    if not isinstance(value, (str, os.PathLike)):
+        raise MisconfigurationError(f"Trainer(default_root_dir={value!r}). Use a path.")
+    path = os.fspath(value)
+    if "://" in path:
+        raise MisconfigurationError(
+            f"Trainer(default_root_dir={path!r}): only local paths can be written. Use one."
+        )
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def _resources(value: Any) -> tuple[tuple[str, float], ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict) or not all(
+        isinstance(key, str) and isinstance(item, (int, float)) and item >= 0 for key, item in value.items()
+    ):
+        raise MisconfigurationError(
+            f"Trainer(resources_per_worker={value!r}). Use a dictionary like {{'CPU': 1, 'GPU': 0.5}}."
+        )
+    return tuple(sorted((key, float(item)) for key, item in value.items()))

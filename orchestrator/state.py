@@ -1,0 +1,58 @@
+"""What training knows about where it is: the counters, and nothing else.
+ With the cursor, the random states and the tensors this is all that a checkpoint needs to go on at the very
+sample. Counters only ever grow within a fit. Everything here is plain, so it can be written as JSON.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainState:
+    """The counters of a trainer.
+
+    Attributes:
+        fn: What was called: fit, validate, test, predict, or "" before the first call.
+        stage: What is running now: train, validate, test, predict, sanity, or "".
+        status: initializing, running, finished or interrupted.
+        epoch: Training epochs that have ended; while one runs, its index.
+        global_step: Optimizer steps.
+        batches_seen: Training batches of the epochs that have ended, over all ranks.
+        samples_seen: Training samples of the epochs that have ended, over all ranks.
+        epoch_batches: Batches of the running epoch that each rank has used.
+        validated: Validation has run since the last batch.
+        epoch_ended: The epoch's batches and hooks are done; only the next epoch is left to begin.
+    """
+
+    fn: str = ""
+    stage: str = ""
+    status: str = "initializing"
+    epoch: int = 0
+    global_step: int = 0
+    batches_seen: int = 0
+    samples_seen: int = 0
+    epoch_batches: int = 0
+    validated: bool = False
+    epoch_ended: bool = False
+
+    def counters(self) -> dict[str, int]:
+        """Return what a checkpoint keeps."""
+        return {name: int(getattr(self, name)) for name in _KEPT}
+
+    def restore(self, counters: dict[str, Any]) -> None:
+        """Take back what `counters` returned."""
+        for name, kind in _KEPT.items():
+            setattr(self, name, kind(counters.get(name, 0)))
+
+
+_KEPT: dict[str, type] = {
+    "epoch": int,
+    "global_step": int,
+    "batches_seen": int,
+    "samples_seen": int,
+    "epoch_batches": int,
+    "validated": bool,
+    "epoch_ended": bool,
+}

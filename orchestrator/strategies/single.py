@@ -1,0 +1,60 @@
+"""One process, one device: nothing to reduce, nobody to wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+class SingleStrategy:
+    """The strategy of a single process.
+
+    Args:
+        device: Where the module lives.
+    """
+
+    name = "single"
+    rank = 0
+    world_size = 1
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.training_step: Callable[..., Any]
+
+    def setup(self, module: torch.nn.Module, *, training: bool) -> None:
+        """Move the module to the device."""
+        if self.device.type != "cpu":
+            module.to(self.device)
+        self.training_step = getattr(module, "training_step", _no_training_step)
+
+    def sync_gradients(self, on: bool) -> None:
+        """There is nothing to reduce."""
+
+    def reduce_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """The mean over one rank is what is there."""
+
+    def gather(self, value: T) -> list[T]:
+        """Return ``[value]``."""
+        return [value]
+
+    def broadcast(self, value: T) -> T:
+        """Return `value`."""
+        return value
+
+    def counts(self, number: int) -> list[int]:
+        """Return ``[number]``."""
+        return [number]
+
+    def barrier(self) -> None:
+        """Nobody to wait for."""
+
+    def teardown(self) -> None:
+        """Nothing to undo."""
+
+
+def _no_training_step(*args: Any) -> None:
+    raise NotImplementedError("The module has no training_step.")

@@ -1,0 +1,3 @@
+"""Sweeps: many trials of one training, the bad ones stopped early."""
+
+from __future__ import annotations

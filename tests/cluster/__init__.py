@@ -1,0 +1,1 @@
+"""Tests of `cluster`: pure decisions, and real Ray on this machine."""

@@ -1,0 +1,45 @@
+"""What every test gets: a guard against what it leaves behind, and hypothesis runs that repeat.
+
+The guard fails a test at its teardown, naming what is left (tests/leaks.py says what counts), and likewise a
+test module whose own fixtures leave something.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+
+from tests.leaks import Footprint
+
+# The same examples in every run, so that a failure repeats. No deadline: machines differ.
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("repeatable")
+
+
+def _guard(culprit: str) -> Iterator[None]:
+    before = Footprint.take()
+    yield
+    leaks = before.leaks()
+    before.restore()
+    if leaks:
+        pytest.fail(f"{culprit} left behind:\n  " + "\n  ".join(leaks), pytrace=False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _module_leaves_nothing_behind() -> Iterator[None]:
+    yield from _guard("The fixtures of this module")
+
+
+@pytest.fixture(autouse=True)
+def _test_leaves_nothing_behind(_module_leaves_nothing_behind: None) -> Iterator[None]:
+    yield from _guard("The test")
+
+
+def pytest_sessionfinish() -> None:
+    """End the pool of warm workers, and the Ray that we started, if a test has begun one."""
+    lifetime = sys.modules.get("orchestrator.lifetime")
+    if lifetime is not None:
+        lifetime.shutdown()
