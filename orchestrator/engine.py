@@ -33,6 +33,7 @@ from orchestrator.progress import ProgressRecord
 from orchestrator.strategies.ddp import DDPStrategy
 from orchestrator.strategies.single import SingleStrategy
 from orchestrator.strategies.strategy import Strategy
+from orchestrator.sweep.stopped import TrialStopped
 
 if TYPE_CHECKING:
     from orchestrator.trainer import Trainer
@@ -101,11 +102,11 @@ class Engine:
                 self._fit()
             else:
                 result = self._evaluate_only(fn)
-            for logger in self._own_loggers():
-                logger.finalize("success")
-            self.call_teardown()
-            self.state.status = "finished"
+            self._finish()
             return result
+        except TrialStopped:
+            self._finish()
+            raise
         except BaseException as error:
             self.state.status = "interrupted"
             self._on_failure(error)
@@ -162,6 +163,12 @@ class Engine:
         loaders = self._rank_loaders(kind)
         self.board.clear()
         return self.evaluate(fn, loaders, self._limits(f"limit_{kind}_batches", loaders))
+
+    def _finish(self) -> None:
+        for logger in self._own_loggers():
+            logger.finalize("success")
+        self.call_teardown()
+        self.state.status = "finished"
 
     def _on_failure(self, error: BaseException) -> None:
         """Tell everybody about a failure; their own failures must not hide it."""
@@ -384,7 +391,9 @@ class Engine:
         self._send(metrics)
 
     def reduce(self, slots: LogSlots) -> dict[tuple[str, str], float]:
-        """Reduce the epoch's metrics of `slots` over ranks, put them on the board, and return them. Communicates."""
+        """Reduce the epoch's metrics of `slots` over ranks, put them on the board, and return them.
+        Communicates.
+        """
         slots.dirty = False
         values = combine(self.strategy.gather(slots.epoch_records()))
         for slot in slots.epoch_slots():

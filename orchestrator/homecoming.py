@@ -44,6 +44,7 @@ class Luggage:
         should_stop: Whether somebody asked to stop.
         rng: The random state.
         result: What the call returns.
+        stopped: Why the sweep ended the trial, or None.
     """
 
     weights: dict[str, Tensor]
@@ -54,9 +55,10 @@ class Luggage:
     should_stop: bool
     rng: dict[str, Any]
     result: Any
+    stopped: str | None
 
 
-def pack(trainer: Trainer, job: Job, result: Any) -> Luggage:
+def pack(trainer: Trainer, job: Job, result: Any, stopped: str | None) -> Luggage:
     """Return what the driver needs to be as if the job had run there."""
     names = {id(item): name for name, item in _known(trainer, job)}
     changed = {owner: _attributes(item) for owner, item in _owners(trainer, job)}
@@ -74,6 +76,7 @@ def pack(trainer: Trainer, job: Job, result: Any) -> Luggage:
         should_stop=trainer.should_stop,
         rng=state_rng,
         result=result,
+        stopped=stopped,
     )
 
 

@@ -20,6 +20,7 @@ from orchestrator.job import Job
 from orchestrator.place import Place
 from orchestrator.plan import Plan
 from orchestrator.progress import ProgressRecord
+from orchestrator.sweep.stopped import TrialStopped
 
 if TYPE_CHECKING:
     from cluster.context import WorkerContext
@@ -63,6 +64,8 @@ def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None)
     luggage = outcomes[0]
     assert isinstance(luggage, Luggage)
     result = unpack(trainer, job, luggage)
+    if luggage.stopped is not None:
+        raise TrialStopped(luggage.stopped)
     if job.fn == "predict" and job.return_predictions:
         return _interleave([result, *outcomes[1:]])
     return result
@@ -93,9 +96,14 @@ def run_on_worker(
     context.where = lambda: f"epoch {trainer.state.epoch}, step {trainer.state.global_step}"
     context.hidden = ("orchestrator", "modules")
     show = context.emit if shows and context.rank == 0 else None
-    result = Engine(trainer, job, place, show).run()
+    stopped: str | None = None
+    result = None
+    try:
+        result = Engine(trainer, job, place, show).run()
+    except TrialStopped as reason:  # on all ranks at once, so the workers stay warm
+        stopped = str(reason)
     if context.rank == 0:
-        return pack(trainer, job, result)
+        return pack(trainer, job, result, stopped)
     return result if job.fn == "predict" else None
 
 

@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -146,6 +146,10 @@ class Trainer:
     ) -> None:
         if unknown:
             _refuse_unknown(next(iter(unknown)))
+        trial = _current_trial()
+        if trial is not None:
+            default_root_dir = trial.directory if default_root_dir is None else default_root_dir
+            enable_checkpointing = False if enable_checkpointing is None else enable_checkpointing
         self.settings = Settings.create(
             accelerator=accelerator,
             strategy=strategy,
@@ -307,6 +311,18 @@ class Trainer:
         if self.is_global_zero:
             writer.write(content, filepath)
 
+    def dump_checkpoint(self, weights_only: bool = False) -> dict[str, Any]:
+        """Return what `save_checkpoint` would write. On a group, call it on all ranks.
+
+        Raises:
+            RuntimeError: There is no run in this process.
+        """
+        if self.engine is None:
+            raise RuntimeError(
+                "dump_checkpoint(): this trainer has no run in this process. Call it from a hook."
+            )
+        return contents.build(self.engine, weights_only)
+
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print on rank 0 only."""
         if self.is_global_zero:
@@ -378,11 +394,10 @@ class Trainer:
             "start_timeout_s": settings.start_timeout_s,
             "threads": settings.threads_per_worker,
         }
-        group = self._placement_group
-        if self.trial is not None and group is None:
-            group = self.trial.placement_group
-        if group is not None:
-            options["placement_group"] = group
+        if self._placement_group is not None:
+            options["placement_group"] = self._placement_group
+        elif self.trial is not None:
+            return self.trial.group_spec(self.plan.num_workers, **options)
         if self._scaling_config is not None:
             return GroupSpec.from_scaling_config(self._scaling_config, **options)
         resources = None if settings.resources_per_worker is None else dict(settings.resources_per_worker)
@@ -396,8 +411,7 @@ class Trainer:
 
     def _enter_trial(self) -> None:
         """When this process runs a trial of a sweep, report to it and run where it has reserved."""
-        module = sys.modules.get("orchestrator.sweep.trial")
-        trial = module.current() if module is not None else None
+        trial = _current_trial()
         if trial is None or self.trial is trial:
             return
         self.trial = trial
@@ -718,6 +732,14 @@ class Trainer:
         return found[0] if found else None
 
 
+def _current_trial() -> Trial | None:
+    """Return the trial of a sweep that this process runs; outside of one nothing of the sweep is even
+    imported.
+    """
+    module = sys.modules.get("orchestrator.sweep.trial")
+    return None if module is None else cast("Trial | None", module.current())
+
+
 def _refuse_unknown(name: str) -> NoReturn:
     import inspect
 
@@ -768,7 +790,7 @@ def _callbacks(given: Any, enable_checkpointing: bool | None, settings: Settings
             "Give them different arguments, or override state_key."
         )
     saves = any(isinstance(item, ModelCheckpoint) for item in found)
-    if saves and enable_checkpointing is False:
+    if saves and enable_checkpointing is False and _current_trial() is None:
         raise MisconfigurationError(
             "Trainer(enable_checkpointing=False) has a ModelCheckpoint among its callbacks. Leave one of "
             "them out."

@@ -41,11 +41,11 @@ class EarlyStopping(Callback):
     Args:
         monitor: The metric to watch.
         min_delta: A change of this or less is no improvement.
-        patience: Checks without improvement after which training stops. A check is an epoch, or a validation where
-            those are more or less frequent than epochs. verbose: Print a line at each improvement and at
-            the stop. mode: "min" if lower is better, "max" if higher. strict: Raise when
-            the metric is not there; False skips the check. check_finite: Stop when the metric is NaN or
-            infinite. stopping_threshold: Stop as soon as the metric is better than this.
+        patience: Checks without improvement after which training stops. A check is the end of an epoch, or
+            of a validation where those are more or less frequent. verbose: Print a line at each improvement
+            and at the stop. mode: "min" if lower is better, "max" if higher. strict: Raise when the metric
+            is not there; False skips the check. check_finite: Stop when the metric is NaN or infinite.
+            stopping_threshold: Stop as soon as the metric is better than this.
             divergence_threshold: Stop as soon as the metric is worse than this. check_on_train_epoch_end:
             True checks when a training epoch ends, False when validation ends. By default
             when the epoch ends if the trainer validates once an epoch, and when validation ends otherwise.
@@ -189,7 +189,7 @@ class EarlyStopping(Callback):
             return EarlyStoppingReason.NOT_STOPPED, None
         return (
             EarlyStoppingReason.PATIENCE_EXHAUSTED,
-            f"{self.monitor} did not improve in {self.wait_count} checks; the best was {best:.5g}. Stopping.",
+            f"{self.monitor} did not improve in {self.wait_count} checks from {best:.5g}. Stopping.",
         )
 
     def _is_better(self, value: float, than: float) -> bool:
@@ -198,8 +198,8 @@ class EarlyStopping(Callback):
     def _report_missing(self, logged: list[str]) -> None:
         text = (
             f"EarlyStopping(monitor={self.monitor!r}) found no such metric: logged are {logged}."
-            f"{suggest(self.monitor, logged)} Log it with self.log({self.monitor!r}, value), monitor one of these, "
-            "or write strict=False to wait for it."
+            f"{suggest(self.monitor, logged)} Log it by self.log({self.monitor!r}, value), monitor one of "
+            "these, or write strict=False to wait for it."
         )
         if self.strict:
             raise RuntimeError(text)

@@ -190,8 +190,8 @@ class ModelCheckpoint(CheckpointKeeper):
         failure = f"{type(exception).__name__} ended training"
         if trainer.world_size > 1:
             warnings.warn(
-                f"{failure}, and ModelCheckpoint(save_on_exception=True) saved nothing: ranks save together, and "
-                f"one of {trainer.world_size} failed. The newest checkpoint is {self._last_saved_path!r}.",
+                f"{failure}, and ModelCheckpoint(save_on_exception=True) saved none: ranks save together, "
+                f"and of {trainer.world_size} one failed. The newest checkpoint is {self._last_saved_path!r}.",
                 stacklevel=2,
             )
             return

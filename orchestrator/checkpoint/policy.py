@@ -1,8 +1,8 @@
 """What a checkpoint is called and which ones are kept: decisions only, no files.
 
 Every function here is pure, so all ranks that know the same numbers decide the same. A score that is NaN is
-worse than any other, and of equal scores the older one wins. Templates that cannot be filled raise
-`MisconfigurationError`.
+worse than any other. A score equal to the worst that is kept does not displace it, and of several equally
+bad ones the oldest leaves first. Templates that cannot be filled raise `MisconfigurationError`.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ from orchestrator.loggers.version_directory import VersionDirectoryLogger
 class MetricsTable:
     """The file `metrics.csv` in `directory`: its columns, and the rows that are not written yet.
 
-    Values of one step share a row, also when part of it is written already; a name that comes twice at a
-    step starts another row.
+    Values of one step share a row, also when part of it is written already; a second value of a
+    name at a step starts another row.
     """
 
     FILE_NAME = "metrics.csv"
@@ -51,7 +51,7 @@ class MetricsTable:
         if step is None:
             step = 0 if self._last is None else int(self._last["step"]) + 1
         values = {name: value for name, value in metrics.items() if name != "step"}
-        if self._last is None or self._last["step"] != step or not self._last.keys().isdisjoint(values):
+        if self._last is None or self._last["step"] != step or _contradict(self._last, values):
             self._last = {"step": step}
             self._rows.append(self._last)
         elif not self._rows:
@@ -215,6 +215,10 @@ class CSVLogger(VersionDirectoryLogger):
         """Write the rows that are held in memory."""
         if self._table is not None:
             self._table.save()
+
+
+def _contradict(row: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    return any(name in row and row[name] != value for name, value in values.items())
 
 
 def _in_order(names: list[str]) -> list[str]:

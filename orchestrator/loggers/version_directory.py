@@ -112,7 +112,8 @@ class VersionDirectoryLogger(Logger):
     @property
     def root_dir(self) -> str:
         """``save_dir/name``: the directory of all versions."""
-        return os.path.join(os.path.expanduser(os.path.expandvars(self._save_dir)), self._name)
+        save_dir = os.path.expanduser(os.path.expandvars(self._save_dir))
+        return os.path.join(save_dir, self._name) if self._name else save_dir
 
     @property
     def log_dir(self) -> str:
