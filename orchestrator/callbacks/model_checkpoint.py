@@ -191,7 +191,7 @@ class ModelCheckpoint(CheckpointKeeper):
         if trainer.world_size > 1:
             warnings.warn(
                 f"{failure}, and ModelCheckpoint(save_on_exception=True) saved none: ranks save together, "
-                f"and of {trainer.world_size} one failed. The newest checkpoint is {self._last_saved_path!r}.",
+                f"but one of {trainer.world_size} failed. The newest is {self._last_saved_path!r}.",
                 stacklevel=2,
             )
             return

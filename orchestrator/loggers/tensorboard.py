@@ -151,6 +151,7 @@ class TensorBoardLogger(VersionDirectoryLogger):
         if metrics or self.hparams:
             started = hparams_tab.run_started(flatten(self.hparams), self._prefixed(metrics))
             self._open_events().add_event(started)
+            self._open_events().flush()
             self._run_state = "started"
 
     def log_graph(self, model: nn.Module, input_array: Any = None) -> None:
@@ -171,7 +172,9 @@ class TensorBoardLogger(VersionDirectoryLogger):
             )
             return
         try:
-            self.experiment.add_graph(model, input_array)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # the writer traces with torch.jit
+                self.experiment.add_graph(model, input_array)
         except Exception as error:
             warnings.warn(
                 f"TensorBoardLogger could not record the module's graph: {type(error).__name__}: {error}. "
