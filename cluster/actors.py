@@ -17,7 +17,7 @@ from cluster.placement import Reservation
 from cluster.ranks import WorkerInfo
 from cluster.reaping import wait_gone
 from cluster.spec import GroupSpec
-from cluster.worker import CONTROL_LANES, Worker
+from cluster.worker import LANES, Worker
 
 _STACKS_S = 5.0
 _CHILDREN_S = 1.0
@@ -33,7 +33,7 @@ def spawn(spec: GroupSpec, reservation: Reservation) -> list[Any]:
     options: dict[str, Any] = {"num_cpus": resources.pop("CPU", 0), "num_gpus": resources.pop("GPU", 0)}
     if "memory" in resources:
         options["memory"] = resources.pop("memory")
-    actor: Any = ray.remote(concurrency_groups=CONTROL_LANES)(Worker)  # type: ignore[call-overload]
+    actor: Any = ray.remote(concurrency_groups=LANES)(Worker)  # type: ignore[call-overload]
     return [
         actor.options(
             max_restarts=0,

@@ -66,8 +66,7 @@ class WorkerContext:
         self._mailbox = mailbox
 
     def emit(self, event: object) -> None:
-        """Send an event to the driver's `on_event`. Never blocks; the event is pickled now, so it may be
-        changed afterwards.
+        """Send an event to the driver's `on_event`, as it is now. Never blocks.
 
         Raises:
             SerializationError: the event cannot be pickled.

@@ -1,5 +1,4 @@
-"""Drives one run of a callable on all workers from the driver: events in, answers out, results or the first
-failure.
+"""Drives one run of a callable on all workers: events in, answers out, then results or the first failure.
 
 Each worker has two open calls: its run, and a long poll for what it says. `ray.wait` on all of them wakes the
 driver within a millisecond or two of anything happening; nothing is polled by sleeping. Events of one rank
@@ -9,6 +8,7 @@ is raised; ranks that only lost a peer give the others a moment to be named as t
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,9 +23,8 @@ from cluster.serialization import dump_fast, load
 from cluster.worker import Success
 
 _POLL_S = 30.0
-_CAUSE_S = (
-    3.0  # how long a broken connection waits for its cause to show: a lost node is reported after about 2 s
-)
+_CAUSE_S = 3.0  # a broken connection waits so long for its cause: a lost node shows after about 2 s
+_DRAIN_S = 0.2
 
 OnEvent = Callable[[int, object], None]
 OnAsk = Callable[[int, object], object]
@@ -88,7 +87,8 @@ class Dispatch:
                 deadline = deadline or time.monotonic() + _CAUSE_S
                 certain = any(not failure.broken_link for failure in self._failures.values())
                 if certain or not self._runs or time.monotonic() >= deadline:
-                    self._drain()
+                    with contextlib.suppress(Exception):  # a listener that fails now must not hide the cause
+                        self._drain()
                     self._raise_first()
         if self._failures:
             self._raise_first()
@@ -143,7 +143,7 @@ class Dispatch:
             answer = dump_fast(
                 self._listeners.on_ask(rank, load(_bytes(item))), "the answer that on_ask returned"
             )
-            lane = self._actors[rank].answer.options(concurrency_group="control")
+            lane = self._actors[rank].answer.options(concurrency_group="signal")
             lane.remote(self._run, item.number, answer)
         elif self._listeners.on_output is not None:
             self._listeners.on_output(item.kind, str(item.data))
@@ -153,12 +153,10 @@ class Dispatch:
             stream.flush()
 
     def _drain(self) -> None:
-        """Take what has arrived by now: other failures, and the last events and output of the rank that
-        failed.
-        """
+        """Take what has arrived by now: other failures, and the last words of the ranks that failed."""
         import ray
 
-        until = time.monotonic() + 0.2
+        until = time.monotonic() + _DRAIN_S
         while calls := [c for c, rank in self._polls.items() if rank in self._failures]:
             ready, _ = ray.wait(calls, num_returns=1, timeout=max(0.0, until - time.monotonic()))
             if not ready:
@@ -172,7 +170,8 @@ class Dispatch:
 
     def _raise_first(self) -> None:
         first = choose_first(list(self._failures.values()))
-        raise rebuild(first, self._workers, sorted(self._results)) from None
+        finished = sorted(self._results.keys() - self._failures.keys())
+        raise rebuild(first, self._workers, finished) from None
 
 
 def _bytes(item: Item) -> bytes:

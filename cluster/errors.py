@@ -45,7 +45,7 @@ class GroupError(ClusterError):
 
 
 class SerializationError(ClusterError, TypeError):
-    """Something cannot be pickled: a callable, an argument, an event, a result. The message names the part."""
+    """A callable, an argument, an event or a result cannot be pickled; the message names the part."""
 
 
 class WorkerDied(ClusterError):

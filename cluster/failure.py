@@ -18,7 +18,7 @@ from types import TracebackType
 
 from cluster.errors import RemoteError, WorkerDied
 from cluster.ranks import WorkerInfo
-from cluster.serialization import dump, load
+from cluster.serialization import load, round_trip
 
 _BROKEN_LINK = re.compile(
     r"gloo/transport|Connection (reset|closed|refused)|Broken pipe|NCCL (error|communicator was aborted)|"
@@ -114,10 +114,8 @@ def rebuild(first: Failure, workers: Sequence[WorkerInfo], finished: Sequence[in
     error: BaseException
     if first.type_name == WorkerDied.__name__ and first.exception is None:
         error = WorkerDied(
-            (
-                f"The process of {place} ended: {first.message}. The run was stopped; "
-                "nothing of it is left running."
-            ),
+            f"The process of {place} ended: {first.message}. "
+            "The run was stopped and nothing of it is left; start it again, from a checkpoint if one exists.",
             rank=worker.rank,
             node_ip=worker.node_ip,
             pid=worker.pid,
@@ -188,11 +186,10 @@ def _unpickle(first: Failure) -> BaseException:
 
 def _portable(error: BaseException) -> bytes | None:
     """The exception pickled, if it comes back as what it was; else None."""
-    try:
-        data = dump(error, "the exception")
-        copy = load(data)
-    except Exception:
+    found = round_trip(error)
+    if found is None:
         return None
+    data, copy = found
     return data if type(copy).__qualname__ == type(error).__qualname__ and str(copy) == str(error) else None
 
 

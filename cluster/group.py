@@ -51,10 +51,12 @@ class WorkerGroup:
         self._lock = threading.Lock()
 
     @classmethod
-    def start(cls, spec: GroupSpec) -> WorkerGroup:
-        """Start the workers and connect them; returns as soon as all are ready.
+    def start(cls, spec: GroupSpec, make_room: Callable[[], None] | None = None) -> WorkerGroup:
+        """Connect to Ray if needed, start the workers and connect them; returns once all are ready.
 
-        Connects to Ray first if needed.
+        Args:
+            spec: what to start.
+            make_room: called once if there is no room at once, to free what the caller can do without.
 
         Raises:
             SessionError: Ray cannot be reached or started.
@@ -69,7 +71,7 @@ class WorkerGroup:
             )
         group = cls(spec)
         try:
-            group._start()
+            group._start(make_room)
         except BaseException:
             group.shutdown()
             raise
@@ -77,9 +79,7 @@ class WorkerGroup:
 
     @property
     def alive(self) -> bool:
-        """Whether the group can be used: not shut down, and no worker's process has ended. Costs no call to a
-        worker.
-        """
+        """Whether the group has not been shut down and no worker's process has ended; asks no worker."""
         import ray
 
         if self._ended or not ray.is_initialized():
@@ -124,7 +124,9 @@ class WorkerGroup:
             self._runs += 1
         listeners = Listeners(on_event=on_event, on_ask=on_ask, on_output=on_output)
         try:
-            return Dispatch(self._runs, self._actors, self.workers, listeners).results(ray.put(payload))
+            stored = ray.put(payload)
+            del payload  # it may be a whole model
+            return Dispatch(self._runs, self._actors, self.workers, listeners).results(stored)
         except BaseException:
             self.shutdown()
             raise
@@ -132,25 +134,20 @@ class WorkerGroup:
             self._running = False
 
     def signal(self, name: str, value: object = True) -> None:
-        """Set `context.signals[name]` on all workers, in the run under way. Does not wait; does nothing
-        without a run.
-        """
+        """Set `context.signals[name]` on all workers for the run under way, if there is one. Does not wait."""
         if not self._running or self._ended:
             return
         for actor in self._actors:
-            actor.signal.options(concurrency_group="control").remote(self._runs, name, value)
+            actor.signal.options(concurrency_group="signal").remote(self._runs, name, value)
 
     def stacks(self) -> dict[int, str]:
-        """Where every thread of every worker is, by rank; works while a callable runs, from another thread or
-        a listener.
-        """
+        """Where every thread of each worker is, by rank; to be called by a listener or another thread."""
         if self._ended:
             raise GroupError("stacks() of a group that has ended. Start a new one.")
         return dict(enumerate(actors.stacks(self._actors)))
 
     def reform(self) -> None:
-        """Form the process group anew, as the next generation, so nothing of an earlier run's groups is left
-        in it.
+        """Form the process group anew, as the next generation; groups that earlier runs made are gone.
 
         Raises:
             StartError: the workers did not find each other in time; the group has ended.
@@ -168,9 +165,7 @@ class WorkerGroup:
             self._running = False
 
     def shutdown(self) -> None:
-        """End the workers and their child processes, and give their place back. Returns once they are gone;
-        may be repeated.
-        """
+        """End the workers with their children and give their place back; returns once they are gone."""
         with self._lock:
             if self._ended:
                 return
@@ -188,11 +183,11 @@ class WorkerGroup:
             if self._store is not None:
                 self._store.close()
 
-    def _start(self) -> None:
+    def _start(self, make_room: Callable[[], None] | None) -> None:
         """Connect, reserve, spawn, rank, join; each step for all workers at once."""
         deadline = time.monotonic() + self.spec.start_timeout_s
         session.connect()
-        self._reservation = reserve(self.spec, deadline)
+        self._reservation = reserve(self.spec, deadline, make_room)
         spawned = self._actors = actors.spawn(self.spec, self._reservation)
         lives = self._lives = [actor.live.options(concurrency_group="life").remote() for actor in spawned]
         env = dict(self.spec.env)

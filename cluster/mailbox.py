@@ -73,9 +73,7 @@ class Mailbox:
             self._changed.notify_all()
 
     def poll(self, acknowledged: int, wait_s: float) -> Batch:
-        """Everything after number `acknowledged` (-1: from the start); waits up to `wait_s` seconds for the
-        first.
-        """
+        """All after number `acknowledged` (-1: everything); waits up to `wait_s` seconds for the first."""
         with self._changed:
             while self._items and self._items[0].number <= acknowledged:
                 gone = self._items.popleft()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from cluster.spec import GroupSpec
 logger = logging.getLogger("cluster")
 
 _GRAIN = 10_000  # Ray counts resources in ten-thousandths
+_AT_ONCE_S = 0.2
 _SAY_AFTER_S = 3.0
 
 
@@ -139,12 +140,13 @@ def list_nodes() -> list[Node]:
     )
 
 
-def reserve(spec: GroupSpec, deadline: float) -> Reservation:
+def reserve(spec: GroupSpec, deadline: float, make_room: Callable[[], None] | None = None) -> Reservation:
     """Reserve room for all workers of a spec; blocks until it is there.
 
     Args:
         spec: what to reserve.
         deadline: on the clock of `time.monotonic`.
+        make_room: called once if there is no room at once, to free what the caller can do without.
 
     Raises:
         PlacementError: it can never fit, or there was no room by the deadline.
@@ -163,31 +165,33 @@ def reserve(spec: GroupSpec, deadline: float) -> Reservation:
     group = ray.util.placement_group([dict(plan.bundle)] * plan.count, strategy=plan.strategy)
     reservation = Reservation(placement_group=group, bundle_of_worker=plan.bundle_of_worker, ours=True)
     try:
-        _wait_ready(group, plan, spec, deadline)
+        ready = [group.ready()]
+        if not _wait(ready, min(_AT_ONCE_S, deadline - time.monotonic())):
+            if make_room is not None:
+                make_room()
+            _wait_long(ready, plan, spec, deadline)
     except BaseException:
         reservation.remove()
         raise
     return reservation
 
 
-def _wait_ready(group: Any, plan: BundlePlan, spec: GroupSpec, deadline: float) -> None:
+def _wait(ready: list[Any], seconds: float) -> bool:
     import ray
 
-    begun = time.monotonic()
-    ready = [group.ready()]
-    if ray.wait(ready, timeout=max(0.0, min(_SAY_AFTER_S, deadline - begun)))[0]:
+    return bool(ray.wait(ready, timeout=max(0.0, seconds))[0])
+
+
+def _wait_long(ready: list[Any], plan: BundlePlan, spec: GroupSpec, deadline: float) -> None:
+    """Wait to the deadline, and say so after a moment."""
+    if _wait(ready, min(_SAY_AFTER_S, deadline - time.monotonic())):
         return
     nodes = list_nodes()
-    never = not fits(plan, [node.total for node in nodes])
-    reason = (
-        "for nodes to be added, as the present ones cannot hold it"
-        if never
-        else "for others to free what they hold"
-    )
+    reason = _reason(plan, nodes)
     logger.warning(
         "Waiting %s: asked %s, there is\n%s", reason, describe_request(plan), describe_nodes(plan, nodes)
     )
-    if not ray.wait(ready, timeout=max(0.0, deadline - time.monotonic()))[0]:
+    if not _wait(ready, deadline - time.monotonic()):
         raise PlacementError(
             f"No room for this group after {spec.start_timeout_s:g} s of waiting {reason}: "
             f"asked {describe_request(plan)}, there is\n{describe_nodes(plan, list_nodes())}\n"
@@ -195,10 +199,17 @@ def _wait_ready(group: Any, plan: BundlePlan, spec: GroupSpec, deadline: float) 
         )
 
 
+def _reason(plan: BundlePlan, nodes: Sequence[Node]) -> str:
+    """What a plan that is not placed yet is waiting for."""
+    if not fits(plan, [node.total for node in nodes]):
+        return "for nodes to be added, as the present ones cannot hold it"
+    if not fits(plan, [node.free for node in nodes]):
+        return "for others to free what they hold"
+    return "for Ray to reserve what is free"
+
+
 def _use_given(spec: GroupSpec, deadline: float) -> Reservation:
     """Check a placement group from outside and take its last bundles."""
-    import ray
-
     group, need = spec.placement_group, dict(spec.resources_per_worker)
     bundles = list(group.bundle_specs)
     offset = len(bundles) - spec.num_workers
@@ -209,7 +220,7 @@ def _use_given(spec: GroupSpec, deadline: float) -> Reservation:
             f"{_amounts(need, need)} at its end, it has {bundles}. "
             "Make it with one such bundle for each worker, or ask for fewer workers or resources."
         )
-    if not ray.wait([group.ready()], timeout=max(0.0, deadline - time.monotonic()))[0]:
+    if not _wait([group.ready()], deadline - time.monotonic()):
         raise PlacementError(
             f"The placement group given was not ready after {spec.start_timeout_s:g} s: it has {bundles}. "
             "Wait for it before it is used, or raise start_timeout_s."

@@ -9,15 +9,16 @@ room may be needed for another spec, at `end`, or at exit. A borrowed group that
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+from cluster.errors import ClusterError
 from cluster.group import WorkerGroup
-from cluster.placement import fits, list_nodes, plan_bundles
 from cluster.spec import GroupSpec
 
 IDLE_TIMEOUT_S = 60.0
@@ -39,7 +40,7 @@ class _Pool:
         self._pid = os.getpid()
 
     def take(self, spec: GroupSpec) -> WorkerGroup | None:
-        """An idle group of that spec that is alive; those found dead are ended."""
+        """An idle group of that spec, its process group formed anew; those found dead are ended."""
         while True:
             with self._changed:
                 found = next((idle for idle in self._idle if idle.group.spec == spec), None)
@@ -48,7 +49,9 @@ class _Pool:
                 self._idle.remove(found)
                 self._changed.notify_all()
             if found.group.alive:
-                return found.group
+                with contextlib.suppress(ClusterError):  # it died at this moment: then start another
+                    found.group.reform()
+                    return found.group
             found.group.shutdown()
 
     def put(self, group: WorkerGroup) -> None:
@@ -71,14 +74,14 @@ class _Pool:
         if timer is not None and timer is not threading.current_thread():
             timer.join()
 
-    def make_room(self, spec: GroupSpec) -> None:
-        """End the idle groups if what they hold may be needed to place this spec."""
+    def end_within(self, placement_group: Any) -> None:
+        """End the idle groups that hold bundles of a placement group from outside, which others need now."""
         with self._changed:
-            if not self._idle:
-                return
-        if spec.placement_group is not None or fits(plan_bundles(spec), [node.free for node in list_nodes()]):
-            return
-        self.end()
+            held = [idle for idle in self._idle if idle.group.spec.placement_group == placement_group]
+            self._idle = [idle for idle in self._idle if idle not in held]
+            self._changed.notify_all()
+        for each in held:
+            each.group.shutdown()
 
     def _end_old(self) -> None:
         """Body of the thread: sleep until the oldest is due; end with the last."""
@@ -98,7 +101,7 @@ class _Pool:
 _pool = _Pool()
 
 
-@contextmanager
+@contextlib.contextmanager
 def lease(spec: GroupSpec) -> Iterator[WorkerGroup]:
     """Borrow a worker group for the duration of a block: a warm one of an equal spec, else a new one.
 
@@ -116,12 +119,7 @@ def lease(spec: GroupSpec) -> Iterator[WorkerGroup]:
     if _pool._pid != os.getpid():  # a forked child owns none of its parent's groups
         _pool = _Pool()
     pool = _pool
-    group = pool.take(spec)
-    if group is not None:
-        group.reform()
-    else:
-        pool.make_room(spec)
-        group = WorkerGroup.start(spec)
+    group = pool.take(spec) or _start(pool, spec)
     atexit.unregister(end)
     atexit.register(end)  # registered after session's own, so it runs before it
     try:
@@ -134,7 +132,15 @@ def lease(spec: GroupSpec) -> Iterator[WorkerGroup]:
 
 def end() -> None:
     """End all idle groups now. Groups that are lent out are their borrowers' business."""
-    _pool.end()
+    if _pool._pid == os.getpid():
+        _pool.end()
+
+
+def _start(pool: _Pool, spec: GroupSpec) -> WorkerGroup:
+    """A new group; idle ones end if their room is needed for it."""
+    if spec.placement_group is not None:
+        pool.end_within(spec.placement_group)
+    return WorkerGroup.start(spec, make_room=pool.end)
 
 
 def _take_back(pool: _Pool, group: WorkerGroup) -> None:

@@ -29,10 +29,8 @@ def dump(value: object, what: str) -> bytes:
     Raises:
         SerializationError: it cannot be pickled; the message names the innermost attribute found at fault.
     """
-    from ray import cloudpickle
-
     try:
-        return bytes(cloudpickle.dumps(value))
+        return _pickle(value)
     except Exception as error:
         path, culprit = find_culprit(value)
         part = f"its {path.removeprefix('.')}" if path else "it"
@@ -50,10 +48,8 @@ def dump_call(fn: Callable[..., object], args: tuple[object, ...]) -> bytes:
         SerializationError: the message says which argument it was, counted from 1, or that it was the
             callable.
     """
-    from ray import cloudpickle
-
     try:
-        return bytes(cloudpickle.dumps((fn, args)))
+        return _pickle((fn, args))
     except Exception:
         name = getattr(fn, "__qualname__", type(fn).__qualname__)
         dump(fn, f"The callable {name}")
@@ -102,11 +98,24 @@ def find_culprit(value: object) -> tuple[str, object]:
     return path, value
 
 
-def _can_pickle(value: object) -> bool:
+def round_trip(value: object) -> tuple[bytes, Any] | None:
+    """A value pickled, and what it is rebuilt as; None if either fails."""
+    try:
+        data = _pickle(value)
+        return data, load(data)
+    except Exception:
+        return None
+
+
+def _pickle(value: object) -> bytes:
     from ray import cloudpickle
 
+    return bytes(cloudpickle.dumps(value))
+
+
+def _can_pickle(value: object) -> bool:
     try:
-        cloudpickle.dumps(value)
+        _pickle(value)
     except Exception:
         return False
     return True

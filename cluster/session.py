@@ -19,16 +19,15 @@ import contextlib
 import json
 import logging
 import os
-import secrets
 import shutil
 import socket
 import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
-from cluster import noise
+from cluster import authentication, noise
+from cluster.environment import Changes, changes_since, defaulted, undo
 from cluster.errors import SessionError
 
 _CONNECT_TIMEOUT_S = 5.0
@@ -49,7 +48,7 @@ class _Session:
     started: bool
     address: str = ""
     directory: str | None = None
-    environ: dict[str, tuple[str | None, str | None]] = field(default_factory=dict)
+    environ: Changes = field(default_factory=dict)
     pid: int = field(default_factory=os.getpid)
 
     def is_current(self) -> bool:
@@ -79,10 +78,11 @@ def connect() -> None:
 
     with _lock:
         if ray.is_initialized():
+            _refuse_client()
             return
         _end()
-        address = _find_cluster()
-        _session = _start_local() if address is None else _attach(address)
+        address, found = _find_cluster()
+        _session = _start_local() if address is None else _attach(address, found=found)
         _session.address = ray.get_runtime_context().gcs_address
         atexit.unregister(shutdown)
         atexit.register(shutdown)
@@ -103,9 +103,7 @@ def may_grow() -> bool:
     """Whether an autoscaler may add nodes to this cluster. True when that cannot be told."""
     if owned():
         return False
-    with contextlib.suppress(
-        Exception
-    ):  # these are Ray's inner doors: any surprise means that we cannot tell
+    with contextlib.suppress(Exception):  # Ray's inner doors: any surprise means that we cannot tell
         from ray.experimental.internal_kv import _internal_kv_get
 
         if _internal_kv_get("__autoscaler_v2_enabled", namespace="__autoscaler") != b"1":
@@ -130,26 +128,40 @@ def only_mirrors(node_types: dict[str, str]) -> bool:
     return bool(node_types) and all(kind == f"node_{node_id}" for node_id, kind in node_types.items())
 
 
-def _find_cluster() -> str | None:
-    """The address to attach to, or None to start a local Ray. Only clusters made by `ray start` count."""
+def _find_cluster() -> tuple[str | None, bool]:
+    """The address to attach to, or None to start a local Ray; and whether it was found on this machine.
+
+    Of the clusters on this machine only those made by `ray start` count, never another program's own.
+    """
     address = os.environ.get("RAY_ADDRESS", "").strip()
     if address == "local":
-        return None
+        return None, False
     if address and address != "auto":
-        return address
+        return address, False
     found = None
     with contextlib.suppress(ImportError, OSError):
         from ray._private.utils import read_ray_address
 
         found = read_ray_address()
     if found and _answers(found):
-        return str(found)
+        return str(found), True
     if address == "auto":
         raise SessionError(
             "RAY_ADDRESS=auto, but no cluster runs on this machine. Start one with `ray start --head`, "
             "or unset RAY_ADDRESS."
         )
-    return None
+    return None, False
+
+
+def _refuse_client() -> None:
+    """Ray Client's proxies can neither hold a placement group's actors nor be reached by workers."""
+    import ray
+
+    if ray.util.client.ray.is_connected():
+        raise SessionError(
+            "Ray was initialised as a Ray Client (ray://...), through which no worker group can be driven. "
+            "Run on a machine of the cluster with host:port, or submit the program with `ray job submit`."
+        )
 
 
 def _answers(address: str) -> bool:
@@ -162,7 +174,8 @@ def _answers(address: str) -> bool:
         return False
 
 
-def _attach(address: str) -> _Session:
+def _attach(address: str, *, found: bool) -> _Session:
+    """Connect to a Ray of others; `found`: on this machine, rather than by RAY_ADDRESS."""
     import ray
 
     hint = (
@@ -176,23 +189,25 @@ def _attach(address: str) -> _Session:
                 f"RAY_ADDRESS={address} is not an address of Ray. Use host:port of its head node."
             )
         raise SessionError(
-            f"RAY_ADDRESS={address} is a Ray Client address, through which no worker group can be driven. "
+            f"RAY_ADDRESS={address} is a Ray Client's, through which no worker group can be driven. "
             "Run on a machine of the cluster with host:port, or submit the program with `ray job submit`."
         )
     if not _answers(address):
         raise SessionError(f"No Ray answers at {address}: nothing accepts connections there. {hint}")
     before = dict(os.environ)
-    with _variables(RAY_gcs_rpc_server_connect_timeout_s="5", RAY_NUM_REDIS_GET_RETRIES="3"):
+    if found:
+        authentication.use_stored_token()
+    with defaulted(RAY_gcs_server_port_wait_time_s="4"):  # seconds until Ray gives up
         try:
             ray.init(
                 address=address, log_to_driver=False, configure_logging=False, logging_level=logging.ERROR
             )
         except Exception as error:
             ray.shutdown()
-            _restore(_changes(before))
-            raise SessionError(
-                f"No connection to the Ray at {address}: {_first_line(error)}. {hint}"
-            ) from error
+            undo(changes_since(before))
+            refused = "InvalidAuthToken" in f"{error}{error.__cause__}"
+            reason = "it refused our token" if refused else _first_line(error)
+            raise SessionError(f"No connection to the Ray at {address}: {reason}. {hint}") from error
     return _Session(started=False, environ=_keep_rays(before))
 
 
@@ -200,10 +215,10 @@ def _start_local() -> _Session:
     import ray
 
     before = dict(os.environ)
-    directory = tempfile.mkdtemp(prefix="ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
+    directory = tempfile.mkdtemp(prefix=f"ray-{os.getpid()}-", dir="/tmp" if os.path.isdir("/tmp") else None)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_get_check_signal_interval_milliseconds", "100")  # Ctrl-C ends a wait this soon
-    _choose_authentication()
+    authentication.set_up_for_a_new_cluster()
     try:
         with _loopback_only():
             ray.init(
@@ -217,7 +232,7 @@ def _start_local() -> _Session:
     except BaseException as error:
         with contextlib.suppress(Exception):
             ray.shutdown()
-        session = _Session(started=True, directory=directory, environ=_changes(before))
+        session = _Session(started=True, directory=directory, environ=changes_since(before))
         _undo(session)
         if isinstance(error, Exception):
             raise SessionError(
@@ -226,37 +241,6 @@ def _start_local() -> _Session:
             ) from error
         raise
     return _Session(started=True, directory=directory, environ=_keep_rays(before))
-
-
-def _choose_authentication() -> None:
-    """A random token where Ray knows tokens, unless the user has decided; else explicitly none."""
-    mode = os.environ.get("RAY_AUTH_MODE")
-    has_token = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-    if mode is None:
-        os.environ["RAY_AUTH_MODE"] = "token" if _authentication_doors() else "disabled"
-    elif mode.lower() != "token":
-        return
-    if os.environ["RAY_AUTH_MODE"].lower() == "token" and not has_token:
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    _reread_authentication()
-
-
-def _authentication_doors() -> tuple[Any, Any] | None:
-    """Ray's settings and its token loader, which remember what they read; None in versions without tokens."""
-    try:
-        from ray import _raylet
-
-        return _raylet.Config, _raylet.AuthenticationTokenLoader  # type: ignore[attr-defined]
-    except (ImportError, AttributeError):
-        return None
-
-
-def _reread_authentication() -> None:
-    doors = _authentication_doors()
-    if doors is not None:
-        settings, loader = doors
-        settings.initialize("")
-        loader.instance().reset_cache()
 
 
 @contextlib.contextmanager
@@ -275,49 +259,17 @@ def _loopback_only() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = known
 
 
-@contextlib.contextmanager
-def _variables(**values: str) -> Iterator[None]:
-    before = dict(os.environ)
-    for name, value in values.items():
-        os.environ.setdefault(name, value)
-    changes = _changes(before)
-    try:
-        yield
-    finally:
-        _restore(changes)
-
-
-def _changes(before: dict[str, str]) -> dict[str, tuple[str | None, str | None]]:
-    """The variables that have changed since, each with its value before and now (None: unset)."""
-    return {
-        name: (before.get(name), os.environ.get(name))
-        for name in before.keys() | os.environ.keys()
-        if before.get(name) != os.environ.get(name)
-    }
-
-
-def _keep_rays(before: dict[str, str]) -> dict[str, tuple[str | None, str | None]]:
+def _keep_rays(before: dict[str, str]) -> Changes:
     """Undo at once what is not Ray's own, such as the debugger that `ray.init` installs; return the rest."""
-    changes = _changes(before)
-    _restore({name: change for name, change in changes.items() if not name.startswith("RAY_")})
+    changes = changes_since(before)
+    undo({name: change for name, change in changes.items() if not name.startswith("RAY_")})
     return {name: change for name, change in changes.items() if name.startswith("RAY_")}
 
 
-def _restore(changes: dict[str, tuple[str | None, str | None]]) -> None:
-    """Undo the changes, but for variables that someone has set to something else since."""
-    for name, (before, after) in changes.items():
-        if os.environ.get(name) != after:
-            continue
-        if before is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = before
-
-
 def _undo(session: _Session) -> None:
-    _restore(session.environ)
-    if "RAY_AUTH_MODE" in session.environ or "RAY_AUTH_TOKEN" in session.environ:
-        _reread_authentication()
+    undo(session.environ)
+    if any(name.startswith("RAY_AUTH") for name in session.environ):
+        authentication.reread()
     if session.directory is not None:
         shutil.rmtree(session.directory, ignore_errors=True)
 

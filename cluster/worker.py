@@ -9,6 +9,7 @@ wrapping reaches the user; only the end of the process itself shows as an error 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import os
@@ -29,15 +30,11 @@ from cluster.ranks import Place, WorkerInfo
 from cluster.serialization import dump, load
 from cluster.surroundings import restored
 
-__all__ = ["CONTROL_LANES", "Assignment", "Success", "Worker", "WorkerContext"]
+__all__ = ["LANES", "Assignment", "Success", "Worker", "WorkerContext"]
 
-CONTROL_LANES = {"poll": 1, "control": 3, "life": 1}
-_WARM_IMPORTS = (
-    "torch",
-    "torch.optim",
-    "torch.distributed",
-    "torch._dynamo",
-)  # the first optimizer imports _dynamo
+LANES = {"poll": 1, "signal": 1, "control": 2, "life": 1}  # threads beside the callable's own
+_WARM_IMPORTS = ("torch", "torch.optim", "torch.distributed", "torch._dynamo")  # optimizers need the last
+_REAP_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,11 +195,11 @@ class Worker:
         """Kill the processes that this one started, while it is there to name them."""
         import psutil  # Ray brings it
 
-        for child in psutil.Process().children(recursive=True):
-            try:
+        children = psutil.Process().children(recursive=True)
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
-            except psutil.NoSuchProcess:
-                continue
+        psutil.wait_procs(children, timeout=_REAP_S)
 
     def _known(self) -> Assignment:
         assert self._assignment is not None, "assign comes before join and run"

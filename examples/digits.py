@@ -140,7 +140,7 @@ def main() -> None:
         metric="val_acc",
         mode="max",
         num_samples=args.trials,
-        scheduler=ASHAScheduler(max_t=args.max_epochs, grace_period=2),  # ends bad trials early
+        scheduler=ASHAScheduler(max_t=args.max_epochs, grace_period=min(2, args.max_epochs)),
         storage_path=root / "sweeps",
     )
     best: Any = sweep.run().get_best_result()

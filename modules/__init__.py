@@ -1,5 +1,6 @@
 """What a user writes, and the data it eats: modules, data modules, order of samples, checkpoint format.
- This package knows neither processes nor Ray. It is told "rank r of W" and never which machine hosts it.
+
+This package knows neither processes nor Ray. It is told "rank r of W" and never which machine hosts it.
 Public names are loaded on first use.
 """
 

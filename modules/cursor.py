@@ -1,5 +1,6 @@
 """Where the data is: all the state that reading has, small enough to be JSON.
- A cursor says which samples of which epoch have been used up, over all ranks, so it means the same at any
+
+A cursor says which samples of which epoch have been used up, over all ranks, so it means the same at any
 number of ranks. It never holds samples or file handles.
 """
 

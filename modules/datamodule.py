@@ -1,5 +1,6 @@
 """The base class for data: where it comes from, how it is split, and the loaders that serve it.
- ``prepare_data`` runs once per node (download, write files); ``setup`` runs in every process; the
+
+``prepare_data`` runs once per node (download, write files); ``setup`` runs in every process; the
 ``*_dataloader`` methods return DataLoaders as for one process. Sharding over ranks is the trainer's business.
 """
 

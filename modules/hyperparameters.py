@@ -1,5 +1,6 @@
 """What a module was built with: ``save_hyperparameters()`` and ``self.hparams``.
- The arguments are read from the ``__init__`` frames that are running, so a subclass's arguments are included
+
+The arguments are read from the ``__init__`` frames that are running, so a subclass's arguments are included
 and nothing has to be listed twice. Later assignments to the arguments inside ``__init__``, before the call,
 are seen too.
 """

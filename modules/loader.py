@@ -1,5 +1,6 @@
 """A user's DataLoader as one rank reads it: its share of the batches, from any place in the epoch.
- With one rank the loader is read untouched and draws from the process's generators exactly as a plain loop
+
+With one rank the loader is read untouched and draws from the process's generators exactly as a plain loop
 would. With more, a copy of it gets a sampler from `modules.sampler`; the user's own object never changes.
 Map-style loaders are resumed without loading what was used; others are read up to the place. A loader whose
 length ranks cannot know in advance is marked so (`plan` is None), and the training loop agrees on its end

@@ -1,5 +1,6 @@
 """The LightningModule: a torch module that also says how to train, evaluate and optimise it.
- Hooks and steps that are not overridden are never called. The trainer attaches itself and a sink for `log`
+
+Hooks and steps that are not overridden are never called. The trainer attaches itself and a sink for `log`
 while it works; both are plain attributes, never part of the state dict, of a pickle or of a checkpoint. Used
 without a trainer, a LightningModule is an ordinary torch module, and `log` warns once and does nothing.
 """

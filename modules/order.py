@@ -1,5 +1,6 @@
 """Which sample comes when: pure functions of (seed, epoch, rank, world size, batch size).
- The order over all ranks is one permutation per epoch, drawn as torch's `DistributedSampler` draws it. Rank r
+
+The order over all ranks is one permutation per epoch, drawn as torch's `DistributedSampler` draws it. Rank r
 of W takes the entries r, r + W, r + 2W, ... of it. Nothing is padded unless asked for, so every sample is
 taken exactly once and the last batches of two ranks may differ by one sample. All ranks can compute what
 every other rank has.
@@ -62,7 +63,7 @@ class StridedPlan:
         batch_size: Samples of a full batch on one rank.
         drop_last: Leave out the samples that do not fill a batch on every rank.
         pad: Repeat samples from the start of the order until all ranks have equally many, as
-            `DistributedSampler` does.
+            `DistributedSampler` does; this comes before `drop_last`.
     """
 
     length: int
@@ -73,11 +74,10 @@ class StridedPlan:
 
     def samples(self, rank: int) -> int:
         """Samples that `rank` takes in the epoch."""
-        if self.drop_last:
-            return self.length // (self.batch_size * self.world_size) * self.batch_size
-        if self.pad and self.length:
-            return -(-self.length // self.world_size)
-        return (self.length - rank + self.world_size - 1) // self.world_size if rank < self.length else 0
+        if self.pad or self.drop_last:  # then all ranks have equally many
+            each = -(-self.length // self.world_size) if self.pad else self.length // self.world_size
+            return each // self.batch_size * self.batch_size if self.drop_last else each
+        return max(0, -(-(self.length - rank) // self.world_size))
 
     @property
     def num_batches(self) -> int:

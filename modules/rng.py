@@ -1,5 +1,6 @@
 """Random streams as state: seeded, folded by keys, saved and put back.
- Covers Python's ``random``, NumPy's global generator (when NumPy is loaded) and torch's CPU and CUDA
+
+Covers Python's ``random``, NumPy's global generator (when NumPy is loaded) and torch's CPU and CUDA
 generators. A captured state holds only tensors, numbers and tuples, so it fits into a checkpoint that loads
 without pickle.
 """

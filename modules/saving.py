@@ -1,5 +1,6 @@
 """Build a module from a checkpoint: its saved hyperparameters, then its weights.
- Nothing in the file is executed. Keyword arguments win over the file. Fails with the missing arguments' names
+
+Nothing in the file is executed. Keyword arguments win over the file. Fails with the missing arguments' names
 when the checkpoint does not hold what the constructor needs.
 """
 

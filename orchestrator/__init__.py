@@ -1,5 +1,6 @@
 """Train a LightningModule on a laptop, on a Ray cluster, or in a sweep, with one script.
- ``import orchestrator as pl`` is the only import a user needs. Every public name below is loaded on first
+
+``import orchestrator as pl`` is the only import a user needs. Every public name below is loaded on first
 use, so the import itself loads neither torch nor Ray. It fails with one `ImportError` when a folder called
 ``modules`` or ``cluster`` stands in the way of this project's packages of the same names, or would be hidden
 by them.

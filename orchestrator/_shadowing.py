@@ -1,5 +1,6 @@
 """Says at import when another folder called ``modules`` or ``cluster`` collides with this project's packages.
- Both names are common in users' projects. Python would silently take whichever comes first on ``sys.path``;
+
+Both names are common in users' projects. Python would silently take whichever comes first on ``sys.path``;
 here either order is one clear error. Folders without Python files are nobody's package and are left alone.
 """
 
@@ -15,8 +16,7 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def find_collision(name: str, path: Iterable[str], root: str) -> str | None:
-    """Return the first folder or file on `path`, other than the one in `root`, that ``import name`` could
-    mean.
+    """Return the first folder or file on `path` but not in `root` that ``import name`` could mean.
 
     Args:
         name: A top-level package name.

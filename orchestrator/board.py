@@ -1,10 +1,13 @@
 """The metrics that have been decided: what callbacks, the progress display and the user read.
- Three views of the same values, as Lightning has them: ``callback`` (all), ``logged`` (sent to loggers) and
+
+Three views of the same values, as Lightning has them: ``callback`` (all), ``logged`` (sent to loggers) and
 ``progress``. Values of steps that have not been reduced yet are read from the slots on demand; reading never
 communicates.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,30 +31,42 @@ class Board:
 
     def put_step(self, slot: Slot, value: float) -> None:
         """Take the value of a step."""
-        name = f"{slot.name}_step" if slot.on_epoch else slot.name
-        tensor = torch.tensor(value, dtype=slot.dtype)
-        self.callback[name] = self.callback[slot.name] = tensor
-        if slot.logger:
-            self.logged[name] = tensor
-        if slot.prog_bar:
-            self.progress[name] = value
+        tensor = self._show(slot, slot.step_name, value)
+        self.callback[slot.step_name] = self.callback[slot.name] = tensor
 
     def put_epoch(self, slot: Slot, value: float) -> None:
         """Take the value of an epoch."""
-        name = f"{slot.name}_epoch" if slot.on_step else slot.name
-        tensor = torch.tensor(value, dtype=slot.dtype)
-        self.callback[name] = self.callback[slot.name] = tensor
+        tensor = self._show(slot, slot.epoch_name, value)
+        self.callback[slot.epoch_name] = self.callback[slot.name] = tensor
+
+    def put_evaluation_step(self, slot: Slot, value: float) -> None:
+        """Take the value of an evaluation's step, which callbacks do not see."""
+        self._show(slot, slot.step_name, value)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"callback": dict(self.callback), "logged": dict(self.logged), "progress": dict(self.progress)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned."""
+        self.clear()
+        self.callback.update(state["callback"])
+        self.logged.update(state["logged"])
+        self.progress.update(state["progress"])
+
+    def _show(self, slot: Slot, name: str, value: float) -> Tensor:
+        with torch.inference_mode(False):  # a tensor made in inference mode could not be changed outside it
+            tensor = torch.tensor(value, dtype=slot.dtype)
         if slot.logger:
             self.logged[name] = tensor
         if slot.prog_bar:
             self.progress[name] = value
+        return tensor
 
     def with_steps(self, slots: LogSlots | None) -> dict[str, Tensor]:
         """Return the callback view, with the newest step values of `slots`."""
         values = dict(self.callback)
         for slot in slots.stepped() if slots is not None else ():
             last = torch.tensor(slot.host_last) if slot.last is None else slot.last.to(slot.dtype, copy=True)
-            values[slot.name] = last
-            if slot.on_epoch:
-                values[f"{slot.name}_step"] = last
+            values[slot.name] = values[slot.step_name] = last
         return values

@@ -1,16 +1,19 @@
 """What a process runs for one call of the trainer: builds the pieces once, then calls a loop.
- The same in the driver's process and on a worker; only `Place` differs. After a failure the hooks for it are
+
+The same in the driver's process and on a worker; only `Place` differs. After a failure the hooks for it are
 called, everything is torn down, and the exception goes on to the caller unchanged.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset
 
 from modules import rng
 from modules.datamodule import LightningDataModule
@@ -21,7 +24,7 @@ from orchestrator.board import Board
 from orchestrator.checkpoint import contents
 from orchestrator.errors import MisconfigurationError
 from orchestrator.evaluate import evaluate, gradient_context
-from orchestrator.feed import Feed, ReadingState, batch_limit
+from orchestrator.feed import Feed, batch_limit
 from orchestrator.fit import run_fit
 from orchestrator.hooks import HookTable, overrides
 from orchestrator.job import Job
@@ -30,6 +33,7 @@ from orchestrator.optimizers import SchedulerConfig, parse
 from orchestrator.place import Place
 from orchestrator.precision import Precision
 from orchestrator.progress import ProgressRecord
+from orchestrator.step import needs_closure
 from orchestrator.strategies.ddp import DDPStrategy
 from orchestrator.strategies.single import SingleStrategy
 from orchestrator.strategies.strategy import Strategy
@@ -47,6 +51,11 @@ class Engine:
         job: What to run.
         place: Where this process stands.
         show: Takes progress records; None on ranks that show nothing.
+
+    Attributes:
+        rng_to_resume: The random state that a checkpoint keeps, where it is not the present one: in a validation
+            that is to be run again.
+        eval_batches: Batches that were evaluated in this call, by stage and loader.
     """
 
     progress_interval_s = 0.2
@@ -78,6 +87,8 @@ class Engine:
         self.val_limits: list[int | None] = []
         self.stop_agreed = False
         self.resumed: contents.Resumed | None = None
+        self.rng_to_resume: dict[str, Any] | None = None
+        self.eval_batches: dict[tuple[str, int], int] = {}
         self._show = show
         self.shows_progress = show is not None
         self.hooks = HookTable(trainer, self.module, self.datamodule, trainer.callbacks)
@@ -94,6 +105,8 @@ class Engine:
         """Run the job and return what its entry point returns."""
         fn = self.job.fn
         self.state.fn, self.state.status = fn, "running"
+        self.state.stage = "train" if fn == "fit" else fn
+        self.board.clear()
         self._attach()
         try:
             self._prepare()
@@ -125,10 +138,10 @@ class Engine:
     def _detach(self) -> None:
         self.module.__dict__["_log_sink"] = None
         self.state.stage = ""
+        self.train_slots.table = self.train_slots.batch = None
         self.strategy.teardown()
-        for loader in (self.feed,):
-            if loader is not None:
-                loader.close()
+        if self.feed is not None:
+            self.feed.close()
 
     def attach_slots(self) -> None:
         """Send what the module logs to `slots`."""
@@ -160,8 +173,9 @@ class Engine:
 
     def _evaluate_only(self, fn: str) -> Any:
         kind = {"validate": "val", "test": "test", "predict": "predict"}[fn]
+        if self._limit_of(kind) == 0:
+            return []
         loaders = self._rank_loaders(kind)
-        self.board.clear()
         return self.evaluate(fn, loaders, self._limits(f"limit_{kind}_batches", loaders))
 
     def _finish(self) -> None:
@@ -236,6 +250,19 @@ class Engine:
                 "steps one: "
                 "put all parameters into its groups."
             )
+        if not self.optimizers and self.is_global_zero:
+            warnings.warn(
+                f"{type(self.module).__qualname__}.configure_optimizers returned no optimizer: training_step runs, "
+                "but nothing is optimised. Return an optimizer, unless this is meant.",
+                stacklevel=2,
+            )
+        batches = self.settings.accumulate_grad_batches
+        if batches > 1 and any(needs_closure(optimizer) for optimizer in self.optimizers):
+            raise MisconfigurationError(
+                f"Trainer(accumulate_grad_batches={batches}) and {type(self.optimizers[0]).__name__}: this optimizer "
+                "runs the forward pass several times a step, on one batch. Use accumulate_grad_batches=1 and larger "
+                "batches."
+            )
         for optimizer in self.optimizers:
             device.move_optimizer_state(optimizer, self.place.device)
 
@@ -256,9 +283,7 @@ class Engine:
     # ---------------------------------------------------------------- loaders
 
     def _source(self, kind: str) -> Any:
-        """Return the loader, or the loaders, of a kind: as given, or from the data module, or from the
-        module.
-        """
+        """Return the loaders of a kind: as given, else the data module's, else the module's."""
         given = self.job.loaders.get(kind)
         if given is not None:
             return given
@@ -275,6 +300,11 @@ class Engine:
         return found
 
     def _rank_loader(self, source: Any, kind: str) -> RankLoader:
+        if isinstance(source, Dataset) or not isinstance(source, Iterable):
+            raise MisconfigurationError(
+                f"The {kind} data is a {type(source).__qualname__}, not an iterable of batches. "
+                "Give a torch.utils.data.DataLoader."
+            )
         loader = RankLoader(
             source,
             rank=self.place.rank,
@@ -302,7 +332,14 @@ class Engine:
 
     def load_training_data(self) -> None:
         """Build the training loader, and check that a resumed run goes on with the data it had."""
-        self.train_loader = self._rank_loader(self._source("train"), "train")
+        source = self._source("train")
+        several = source if isinstance(source, (list, tuple)) else ()
+        if isinstance(source, Mapping) or any(isinstance(item, DataLoader) for item in several):
+            raise MisconfigurationError(
+                f"fit() got several training loaders in a {type(source).__name__}: that is not supported yet. "
+                "Give one DataLoader; torch.utils.data.StackDataset or ConcatDataset joins data sets."
+            )
+        self.train_loader = self._rank_loader(source, "train")
         if self.resumed is not None:
             contents.check_data(self.resumed, self.train_loader.fingerprint, self.state)
 
@@ -347,9 +384,7 @@ class Engine:
         return evaluate(self, stage, loaders, limits, before_end)
 
     def without_gradients(self, stage: str) -> contextlib.AbstractContextManager[Any]:
-        """Return the context in which a stage is evaluated: inference mode only outside of fit and without a
-        group.
-        """
+        """Return the context of evaluation; inference mode only outside of fit and without a group."""
         alone = self.place.world_size == 1
         return gradient_context(self.settings.inference_mode and alone and self.job.fn != "fit")
 
@@ -360,6 +395,7 @@ class Engine:
     def step_scheduler(self, config: SchedulerConfig, metric: Any) -> None:
         """Step a scheduler through the module's hook, if it has one."""
         if overrides(self.module, "lr_scheduler_step", LightningModule):
+            self.slots.enter("lr_scheduler_step")
             self.module.lr_scheduler_step(config.scheduler, metric)
         elif metric is None:
             config.scheduler.step()
@@ -383,12 +419,28 @@ class Engine:
         for slot, value in zip(chosen, values, strict=True):
             self.board.put_step(slot, value)
             slot.stepped = False
-        metrics = {
-            (f"{slot.name}_step" if slot.on_epoch else slot.name): value
-            for slot, value in zip(chosen, values, strict=True)
-            if slot.logger
-        }
-        self._send(metrics)
+        self._send(
+            {slot.step_name: value for slot, value in zip(chosen, values, strict=True) if slot.logger},
+            self._last_step(),
+        )
+
+    def log_evaluation_step(self, slots: LogSlots, stage: str, loader: int) -> None:
+        """Hand the values that a batch of an evaluation has logged ``on_step`` to the loggers, with one copy.
+
+        They are this rank's; they stand at the number of the batch among those of the same stage and loader.
+        """
+        place = self.eval_batches.get((stage, loader), 0)
+        self.eval_batches[stage, loader] = place + 1
+        chosen = slots.stepped()
+        if not chosen or stage == "sanity":
+            return
+        values = slots.read_steps(chosen)
+        for slot, value in zip(chosen, values, strict=True):
+            self.board.put_evaluation_step(slot, value)
+            slot.stepped = False
+        self._send(
+            {slot.step_name: value for slot, value in zip(chosen, values, strict=True) if slot.logger}, place
+        )
 
     def reduce(self, slots: LogSlots) -> dict[tuple[str, str], float]:
         """Reduce the epoch's metrics of `slots` over ranks, put them on the board, and return them.
@@ -405,16 +457,18 @@ class Engine:
     def log_epoch(self, slots: LogSlots, values: dict[tuple[str, str], float]) -> None:
         """Hand the metrics of an epoch to the loggers."""
         metrics = {
-            (f"{slot.name}_epoch" if slot.on_step else slot.name): values[slot.name, slot.hook]
+            slot.epoch_name: values[slot.name, slot.hook]
             for slot in slots.epoch_slots()
             if slot.logger and (slot.name, slot.hook) in values
         }
-        self._send(metrics)
+        self._send(metrics, self._last_step())
 
-    def _send(self, metrics: dict[str, float]) -> None:
+    def _last_step(self) -> int:
+        return max(0, self.state.global_step - 1) if self.job.fn == "fit" else self.state.global_step
+
+    def _send(self, metrics: dict[str, float], step: int) -> None:
         if metrics and self.is_global_zero:
             metrics.setdefault("epoch", self.state.epoch)
-            step = max(0, self.state.global_step - 1) if self.job.fn == "fit" else self.state.global_step
             if "step" in metrics:
                 step = int(metrics.pop("step"))
             for logger in self.trainer.loggers:
@@ -430,10 +484,10 @@ class Engine:
         self.stop_agreed = any(stops)
         self.trainer.should_stop = self.stop_agreed
 
-    def take_resumed(self) -> ReadingState | None:
-        """Return, once, what reading needs to go on where a checkpoint left off in the middle of an epoch."""
+    def take_resumed(self) -> contents.Resumed | None:
+        """Return, once, what the loop needs to go on where a checkpoint left off."""
         resumed, self.resumed = self.resumed, None
-        return None if resumed is None else resumed.reading
+        return resumed
 
     def show(self, stage: str, batch: int, total: int | None, *, done: bool = False) -> None:
         """Send a progress record to the display."""

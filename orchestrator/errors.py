@@ -6,7 +6,8 @@ Exception
 BaseException
 └── TrialStopped                         in orchestrator.sweep.stopped: a sweep ended this trial early
 ```
- Failures of processes and of the cluster are in `cluster.errors`. Lightning raises
+
+Failures of processes and of the cluster are in `cluster.errors`. Lightning raises
 `MisconfigurationException` where this project raises `MisconfigurationError`.
 """
 

@@ -1,5 +1,6 @@
 """Validation, testing and prediction: each sample once, exact metrics, nothing left changed.
- Plain functions over an engine. Submodules return to the very mode they were in. Ranks may have different
+
+Plain functions over an engine. Submodules return to the very mode they were in. Ranks may have different
 numbers of batches: evaluation has no collective per batch, so nobody waits; metrics are reduced once at the
 end, weighted by samples.
 """
@@ -7,6 +8,7 @@ end, weighted by samples.
 from __future__ import annotations
 
 import inspect
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -44,10 +46,10 @@ def evaluate(
         loader.
     """
     hook = _HOOKS[stage]
-    module, slots = engine.module, LogSlots()
-    step = _step_function(engine, hook)
+    slots = LogSlots()
+    step = _step_function(getattr(engine.module, f"{hook}_step"), len(loaders) > 1)
     outputs: list[list[Any]] = []
-    with _attached(engine, stage, slots), _evaluation_mode(module), engine.without_gradients(stage):
+    with _attached(engine, stage, slots), _evaluation_mode(engine, hook), engine.without_gradients(stage):
         engine.call(f"on_{hook}_start")
         engine.call(f"on_{hook}_epoch_start")
         for index, (loader, limit) in enumerate(zip(loaders, limits, strict=True)):
@@ -89,10 +91,9 @@ def _run_loader(
     clock, due = time.monotonic, 0.0
     loader.start_epoch(engine.state.epoch)
     batch_idx = 0
-    for batch in loader.iterate():
-        if limit is not None and batch_idx >= limit:
-            break
+    for batch in itertools.islice(loader.iterate(), limit):
         if transfer is not None:
+            slots.table, slots.where = None, "a batch transfer hook"
             batch = transfer(batch, index)
         slots.batch, slots.batch_size = batch, 0
         if before:
@@ -109,6 +110,7 @@ def _run_loader(
             slots.enter(f"on_{hook}_batch_end", suffix)
             for call in after:
                 call(output, batch, batch_idx, *extra)
+        engine.log_evaluation_step(slots, stage, index)
         if keep:
             kept.append(engine.to_host(output))
         batch_idx += 1
@@ -128,30 +130,33 @@ def _by_loader(
         value = values.get((slot.name, slot.hook))
         if value is None:
             continue
-        name = f"{slot.name}_epoch" if slot.on_step else slot.name
         _, mark, number = slot.name.rpartition("/dataloader_idx_")
         for index in [int(number)] if mark and num_loaders > 1 else range(num_loaders):
-            results[index][name] = value
+            results[index][slot.epoch_name] = value
     return results
 
 
-def _step_function(engine: Engine, hook: str) -> Callable[..., Any]:
-    """Return the module's step as a function of (batch, batch_idx, dataloader_idx), whatever of these it
-    takes.
+def _step_function(own: Callable[..., Any], several_loaders: bool) -> Callable[..., Any]:
+    """Return the module's step as a function of (batch, batch_idx, dataloader_idx), of which it may take fewer.
+
+    A third parameter that has a default gets the loader's number only where there are several, unless it is
+    called ``dataloader_idx``: it may be something else.
     """
-    own = getattr(engine.module, f"{hook}_step")
     parameters = list(inspect.signature(own).parameters.values())
-    if any(item.kind is item.VAR_POSITIONAL for item in parameters):
-        return lambda batch, batch_idx, index: own(batch, batch_idx)
     positional = [
         item for item in parameters if item.kind in (item.POSITIONAL_ONLY, item.POSITIONAL_OR_KEYWORD)
     ]
     taken = min(3, len(positional))
-    return (
-        lambda batch, batch_idx, index: own(batch),
-        lambda batch, batch_idx, index: own(batch, batch_idx),
-        own,
-    )[taken - 1]
+    if any(item.kind is item.VAR_POSITIONAL for item in parameters):
+        taken = 3 if several_loaders else max(2, taken)
+    if taken == 3 and not several_loaders:
+        third = positional[2]
+        taken = 3 if third.name == "dataloader_idx" or third.default is third.empty else 2
+    if taken == 3:
+        return own
+    if taken == 2:
+        return lambda batch, batch_idx, index: own(batch, batch_idx)
+    return lambda batch, batch_idx, index: own(batch)
 
 
 @contextmanager
@@ -168,14 +173,19 @@ def _attached(engine: Engine, stage: str, slots: LogSlots) -> Iterator[None]:
 
 
 @contextmanager
-def _evaluation_mode(module: torch.nn.Module) -> Iterator[None]:
-    """Put every submodule into eval mode, and each back into its own mode afterwards."""
+def _evaluation_mode(engine: Engine, hook: str) -> Iterator[None]:
+    """Put every submodule into eval mode, and each back into its own mode afterwards, or as the module says."""
+    module, own = engine.module, engine.hooks.of_module
     modes = [(item, item.training) for item in module.modules()]
-    module.eval()
+    for to_eval in own(f"on_{hook}_model_eval") or (module.eval,):
+        to_eval()
     try:
         yield
     finally:
-        for item, mode in modes:
+        to_train = own(f"on_{hook}_model_train")
+        for call in to_train:
+            call()
+        for item, mode in () if to_train else modes:
             if item.training is not mode:
                 item.training = mode
 

@@ -1,5 +1,6 @@
 """The stream of training batches, and on a group what the other ranks have at the same moment.
- Where lengths are known in advance, every rank computes how many samples each rank has in each batch, and
+
+Where lengths are known in advance, every rank computes how many samples each rank has in each batch, and
 nothing is exchanged. Where they are not (iterable data sets on a group), ranks exchange one number a batch,
 one batch ahead, so that none waits for a rank that has run out. Either way all ranks see the same number of
 steps.
@@ -7,8 +8,9 @@ steps.
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,11 +64,24 @@ class Feed:
         self._index = 0
         self._counted = [0, 0]
 
-    def start(self, epoch: int, skip: int, resumed: ReadingState | None) -> None:
-        """Begin an epoch, or go on in one after `skip` batches."""
+    def start(
+        self,
+        epoch: int,
+        skip: int = 0,
+        resumed: ReadingState | None = None,
+        totals: Sequence[int] = (0, 0),
+    ) -> None:
+        """Begin an epoch, or go on in one.
+
+        Args:
+            epoch: The epoch, from 0.
+            skip: Batches of it that this rank has used.
+            resumed: With `skip`, the random states that it was read with.
+            totals: With `skip`, what `totals` returned there.
+        """
         self.loader.start_epoch(epoch)
         generators = self.loader.generators()
-        if resumed is not None and skip:
+        if resumed is not None:
             rng.restore(resumed.epoch_rng)
             for generator, state in zip(generators, resumed.generators, strict=False):
                 generator.set_state(state)
@@ -74,12 +89,16 @@ class Feed:
             epoch_rng=rng.capture(), generators=[generator.get_state() for generator in generators], rng={}
         )
         self._iterator = self.loader.iterate(skip)
-        if resumed is not None and resumed.rng:
-            rng.restore(resumed.rng)
         self._index = skip
-        self._counted = [skip, 0]
+        self._counted = list(totals)
         self.has_batch, self.is_last, self.is_over = True, False, False
         self.by_hand, self.scale = False, 1.0
+        self._begin()
+        if resumed is not None:
+            rng.restore(resumed.rng)
+
+    def _begin(self) -> None:
+        """Do what a kind of feed needs before its first batch, still under the epoch's random state."""
 
     def advance(self) -> bool:
         """Take the next batch; return False when there is none on any rank."""
@@ -113,13 +132,11 @@ class PlannedFeed(Feed):
 
     num_batches: int
 
-    def start(self, epoch: int, skip: int, resumed: ReadingState | None) -> None:
-        """Begin an epoch, or go on in one after `skip` batches."""
-        super().start(epoch, skip, resumed)
+    def _begin(self) -> None:
         plan = self.loader.plan
         alone = self.strategy.world_size == 1
         self._uneven_from = self.num_batches if plan is None or alone else plan.first_uneven
-        self.is_over = skip >= self.num_batches
+        self.is_over = self._index >= self.num_batches
 
     def advance(self) -> bool:
         """Take the next batch; return False when there is none on any rank."""
@@ -135,7 +152,13 @@ class PlannedFeed(Feed):
             self._weigh(list(plan.sizes(index)), self.strategy.rank)
         if self.has_batch:
             assert self._iterator is not None
-            self.batch = next(self._iterator)
+            try:
+                self.batch = next(self._iterator)
+            except StopIteration:
+                raise MisconfigurationError(
+                    f"The train loader promised {self.num_batches} batches or more and ended after {index}. "
+                    "Correct the length that it, its batch sampler or its sampler reports."
+                ) from None
             if self.loader.plan is None:
                 self._counted[0] += 1
                 self._counted[1] += batch_size_of(self.batch)
@@ -165,10 +188,9 @@ class OpenFeed(Feed):
         self._noticed = False
         self._next: tuple[Any, list[int]] | None = None
 
-    def start(self, epoch: int, skip: int, resumed: ReadingState | None) -> None:
-        """Begin an epoch, or go on in one after `skip` batches."""
-        super().start(epoch, skip, resumed)
+    def _begin(self) -> None:
         self._next = self._fetch()
+        self.is_over = self._next is None
 
     def advance(self) -> bool:
         """Take the next batch; return False when there is none on any rank."""
@@ -234,9 +256,15 @@ def batch_limit(name: str, limit: int | float | None, num_batches: int | None) -
     if found == 0 and num_batches > 0:
         raise MisconfigurationError(
             f"Trainer({name}={limit}) gives 0 of {num_batches} batches. Use at least "
-            f"{1 / num_batches:.3g}, or an int."
+            f"{_least_share(num_batches):.6g}, or an int."
         )
     return found
+
+
+def _least_share(num_batches: int) -> float:
+    """Return a short number of at least ``1 / num_batches``."""
+    scale = 1000 * 10 ** math.floor(math.log10(num_batches))
+    return math.ceil(scale / num_batches) / scale
 
 
 def make_feed(loader: RankLoader, strategy: Strategy, limit: int | float | None, join: bool) -> Feed:
@@ -244,6 +272,5 @@ def make_feed(loader: RankLoader, strategy: Strategy, limit: int | float | None,
     total = batch_limit("limit_train_batches", limit, loader.num_batches)
     if loader.exact and total is not None:
         return PlannedFeed(loader, strategy, total)
-    return OpenFeed(
-        loader, strategy, total if isinstance(limit, int) or loader.num_batches is None else None, join
-    )
+    reads_all = limit is None or (isinstance(limit, float) and limit == 1.0)
+    return OpenFeed(loader, strategy, None if reads_all else total, join)

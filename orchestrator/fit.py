@@ -1,5 +1,6 @@
 """The training loop: epochs of batches, evaluation in between, an end when one of the limits is reached.
- Plain functions over an engine. Everything that a batch needs is looked up once before the first. A rank
+
+Plain functions over an engine. Everything that a batch needs is looked up once before the first. A rank
 whose data ends before another's goes on without samples, so nobody waits for it; `Feed` knows how many
 samples each rank has.
 """
@@ -29,13 +30,20 @@ _DEFAULT_MAX_EPOCHS = 1000
 def run_fit(engine: Engine) -> None:
     """Train until a limit is reached or somebody asks to stop."""
     sanity_check(engine)
+    engine.state.stage = "train"
+    if engine.settings.limit_train_batches == 0:
+        return
     engine.load_training_data()
     engine.load_validation_data()
     loop = _Loop(engine)
-    if loop.feed.num_batches == 0:
+    if loop.feed.num_batches == 0 or loop.is_over():
         return
-    engine.state.stage = "train"
-    engine.module.train()
+    if not engine.module.training:
+        warnings.warn(
+            f"{type(engine.module).__qualname__} is in eval mode and is trained in it: dropout is off, and "
+            "batch statistics stay. Call module.train() before fit, unless this is meant.",
+            stacklevel=2,
+        )
     engine.call("on_train_start")
     while not loop.is_over():
         loop.run_epoch()
@@ -45,7 +53,7 @@ def run_fit(engine: Engine) -> None:
 def sanity_check(engine: Engine) -> None:
     """Try some validation batches before training, leaving no trace in metrics and random streams."""
     batches = engine.settings.num_sanity_val_steps
-    if not batches or engine.resumed is not None or not engine.has_validation():
+    if not batches or engine.job.ckpt_path is not None or not engine.has_validation():
         return
     with rng.isolated():
         engine.state.stage = "sanity"
@@ -122,12 +130,9 @@ class _Loop:
         """Whether somebody asked to stop, and the minimal numbers of epochs and steps were reached."""
         if not self.engine.trainer.should_stop:
             return False
-        enough = self.state.epoch >= (self.settings.min_epochs or 0) and self.state.global_step >= (
+        return self.state.epoch >= (self.settings.min_epochs or 0) and self.state.global_step >= (
             self.settings.min_steps or 0
         )
-        if not enough:
-            self.engine.trainer.should_stop = False
-        return enough
 
     # ---------------------------------------------------------------- one epoch
 
@@ -135,19 +140,24 @@ class _Loop:
         """Train on the batches that are left of the epoch, and end it."""
         engine, state, feed = self.engine, self.state, self.feed
         resumed = engine.take_resumed()
-        if resumed is not None and not state.epoch_batches:
-            rng.restore(resumed.rng)
-            resumed = None
-        if resumed is None:
+        if resumed is not None and state.epoch_batches:
+            engine.train_slots.restore(resumed.metrics)
+            feed.start(state.epoch, state.epoch_batches, resumed.reading, resumed.totals)
+            for name, parameter in engine.module.named_parameters():
+                if name in resumed.gradients:
+                    parameter.grad = resumed.gradients[name].to(parameter.device)
+            self.window.last = not resumed.gradients
+            if not state.validated and self.is_validation_due():
+                self.validate()
+        else:
+            if resumed is not None:
+                rng.restore(resumed.reading.rng)
             state.epoch_batches = 0
             state.validated = state.epoch_ended = False
             engine.train_slots.clear()
             engine.call("on_train_epoch_start")
-        feed.start(state.epoch, state.epoch_batches, resumed)
-        if resumed is not None and not state.validated and self.is_validation_due():
-            self.validate()
-        complete = self.run_batches()
-        self.end_epoch(complete)
+            feed.start(state.epoch)
+        self.end_epoch(self.run_batches())
 
     def run_batches(self) -> bool:
         """Run the hot loop; return whether the epoch is complete, rather than left because training ends."""
@@ -171,7 +181,10 @@ class _Loop:
         val_every = self.val_every
         clock, due = time.monotonic, 0.0
         shows_progress, interval_s = engine.shows_progress, engine.progress_interval_s
+        earlier = self.earlier_batches()
         place = state.epoch_batches % accumulate
+        if place:
+            window.size, window.rescale = feed.window_size(state.epoch_batches - place, accumulate), 1.0
 
         while max_steps != state.global_step and feed.advance():
             batch_idx = state.epoch_batches
@@ -187,6 +200,7 @@ class _Loop:
             batch = feed.batch
             if feed.has_batch:
                 if transfer is not None:
+                    slots.table, slots.where = None, "a batch transfer hook"
                     batch = transfer(batch, 0)
                 slots.batch = batch
                 slots.batch_size = 0
@@ -197,7 +211,8 @@ class _Loop:
                 if module_batch_start:
                     slots.enter("on_train_batch_start")
                     if module_batch_start[0](batch, batch_idx) == -1:
-                        break
+                        self.step_by_epochs()
+                        return True
                 outputs = step(batch, batch_idx)
             else:
                 self.empty_step()
@@ -219,22 +234,28 @@ class _Loop:
             if shows_progress and clock() >= due:
                 due = clock() + interval_s
                 engine.show("train", batch_idx + 1, feed.num_batches)
-            if val_every and (feed.is_last if val_every < 0 else state.epoch_batches % val_every == 0):
+            if val_every and (
+                feed.is_last if val_every < 0 else (earlier + state.epoch_batches) % val_every == 0
+            ):
                 self.validate()
             if (trainer.should_stop if alone else engine.stop_agreed) and self.should_stop():
                 if val_every and not state.validated:
                     self.validate()
                 break
-        else:
-            return feed.is_over
-        return not trainer.should_stop
+        return feed.is_last or feed.is_over
 
     def is_validation_due(self) -> bool:
         """Whether validation belongs after the batches that were run."""
         done = self.state.epoch_batches
         if not self.val_every or not done:
             return False
-        return done == self.feed.num_batches if self.val_every < 0 else done % self.val_every == 0
+        if self.val_every < 0:
+            return self.feed.is_over
+        return (self.earlier_batches() + done) % self.val_every == 0
+
+    def earlier_batches(self) -> int:
+        """Return the batches of earlier epochs that count towards the next validation."""
+        return self.state.past_batches if self.settings.check_val_every_n_epoch is None else 0
 
     def validate(self) -> None:
         """Run validation, unless this epoch is one without."""
@@ -242,13 +263,18 @@ class _Loop:
         if every is not None and (self.state.epoch + 1) % every != 0:
             return
         engine = self.engine
-        engine.evaluate("validate", engine.val_loaders, engine.val_limits, before_end=self.mark_validated)
+        if self.window.last:
+            for hook in engine.hooks.of_module("on_validation_model_zero_grad"):
+                hook()
+        engine.rng_to_resume = rng.capture()
+        engine.evaluate("validate", engine.val_loaders, engine.val_limits, before_end=self.after_metrics)
         engine.agree_on_stopping()
+
+    def after_metrics(self) -> None:
+        """Take note that validation has run: a checkpoint written from here on goes on behind it."""
+        self.engine.rng_to_resume = None
         for config in self.plateau_step_schedulers:
             self.step_plateau(config)
-
-    def mark_validated(self) -> None:
-        """Note that a checkpoint written from here on need not validate again."""
         self.state.validated = True
 
     def end_epoch(self, complete: bool) -> None:
@@ -277,11 +303,7 @@ class _Loop:
         engine.log_epoch(slots, reduced)
         engine.show("train", state.epoch_batches, self.feed.num_batches, done=True)
         slots.table = slots.batch = None
-        batches, samples = self.feed.totals(state.epoch_batches)
-        state.batches_seen += batches
-        state.samples_seen += samples
-        state.epoch += 1
-        state.epoch_batches = 0
+        state.end_epoch(*self.feed.totals(state.epoch_batches))
         self.feed.close()
 
     def reduce_epoch(self) -> dict[tuple[str, str], float]:
@@ -302,9 +324,7 @@ class _Loop:
                 self.engine.step_scheduler(config, None)
 
     def step_by_epochs(self) -> None:
-        """Step the schedulers that count epochs; before validation, as their rate holds for the next
-        epoch.
-        """
+        """Step the schedulers that count epochs; before validation, like Lightning."""
         for config in self.engine.schedulers:
             due = (self.state.epoch + 1) % config.frequency == 0
             if config.interval == "epoch" and not config.reduce_on_plateau and due:
@@ -341,19 +361,18 @@ def _validation_interval(engine: Engine, num_batches: int | None) -> int:
                 "batches, or 1.0."
             )
         return max(1, int(num_batches * interval))
-    if num_batches is not None and interval > num_batches:
+    counts_epochs = engine.settings.check_val_every_n_epoch is not None
+    if counts_epochs and num_batches is not None and interval > num_batches:
         raise MisconfigurationError(
             f"Trainer(val_check_interval={interval}) is more than the {num_batches} training batches of "
             "an epoch. "
-            f"Use at most {num_batches}, or a fraction."
+            f"Use at most {num_batches}, or a fraction, or check_val_every_n_epoch=None to count batches over epochs."
         )
     return interval
 
 
 def _visible(outputs: Any) -> Any:
-    """Return what hooks see of a step's outputs: a dictionary with the detached loss, as the step returned
-    it.
-    """
+    """Return what hooks see of a step's outputs: a dictionary with the detached loss."""
     if isinstance(outputs, torch.Tensor):
         return {"loss": outputs.detach()}
     if isinstance(outputs, dict):

@@ -1,5 +1,6 @@
 """Brings what happened on rank 0 back into the driver's own objects.
- Weights are copied in place, so identity and ties stay. Attributes of callbacks, loggers and the module that
+
+Weights are copied in place, so identity and ties stay. Attributes of callbacks, loggers and the module that
 pickle replace the driver's; inside them, references to the trainer, the module, its parts and its tensors,
 callbacks and loggers point to the driver's own again. What does not pickle stays as it was in the driver, and
 is named in one warning.

@@ -1,5 +1,6 @@
 """Hook tables: which methods run at each point of training, decided once.
- A hook becomes a tuple of bound methods that somebody really overrode; an empty tuple costs nothing.
+
+A hook becomes a tuple of bound methods that somebody really overrode; an empty tuple costs nothing.
 Callbacks come first, in their order, then the module. An instance attribute of a hook's name counts as an
 override. Changing a class or an instance after training has started is not noticed.
 """

@@ -1,6 +1,7 @@
 """Carries a job to where its plan says and brings the result back: the only place where training meets the
 cluster.
- On a group every worker gets its own copy of trainer, module, data and callbacks, and runs an engine on it;
+
+On a group every worker gets its own copy of trainer, module, data and callbacks, and runs an engine on it;
 rank 0 goes on with the driver's random state. Progress comes back as events while it runs. A failure is
 raised here as it was there, with a note that names the rank.
 """

@@ -1,6 +1,7 @@
 """What ``self.log`` does: a slot per metric, found by one dictionary lookup, filled without waiting for the
 device.
- The first call under a name makes a slot and checks the arguments; later calls add to it. Values stay on
+
+The first call under a name makes a slot and checks the arguments; later calls add to it. Values stay on
 their device, in float64 where the device has it, until a log point or the end of an epoch; then all slots are
 read with one copy to the host, and reduced over ranks with one exchange that also works when ranks have
 logged different names. A mean is weighted by batch size, so uneven batches and ranks give the exact mean over
@@ -57,9 +58,16 @@ _EPOCH_ONLY = frozenset(
 Record = tuple[str, str, str, bool, float, float]
 """Of one slot: name, hook, reduction, reduce over ranks, value, weight."""
 
+_CHOICES = ("prog_bar", "logger", "on_step", "on_epoch", "reduce", "sync", "rank_zero_only")
+"""What a slot was asked for, and a checkpoint keeps."""
+
 
 class Slot:
-    """One metric of one hook: how it was asked for, and what has come in."""
+    """One metric of one hook: how it was asked for, and what has come in.
+
+    `flags` are the arguments as the user wrote them; None in a slot that comes from a checkpoint, until they
+    are seen.
+    """
 
     __slots__ = (
         "dtype",
@@ -87,7 +95,7 @@ class Slot:
         self,
         name: str,
         hook: str,
-        flags: tuple[Any, ...],
+        flags: tuple[Any, ...] | None,
         *,
         prog_bar: bool,
         logger: bool,
@@ -113,6 +121,16 @@ class Slot:
         self.last: Tensor | None = None
         self.host_last = math.nan
         self.clear()
+
+    @property
+    def step_name(self) -> str:
+        """What the value of a step is called."""
+        return f"{self.name}_step" if self.on_epoch else self.name
+
+    @property
+    def epoch_name(self) -> str:
+        """What the value of an epoch is called."""
+        return f"{self.name}_epoch" if self.on_step else self.name
 
     def clear(self) -> None:
         """Forget the epoch's values."""
@@ -244,7 +262,9 @@ class LogSlots:
         try:
             slot = table[name]  # type: ignore[index]
             if slot.flags != flags:
-                raise _called_differently(slot, flags)
+                if slot.flags is not None:
+                    raise _called_differently(slot, slot.flags, flags)
+                slot.flags = flags
         except (KeyError, TypeError):
             slot = self._make(table, name, flags)
         weight: float = 1
@@ -349,10 +369,40 @@ class LogSlots:
         """Yield the slots that record epochs."""
         return (slot for slot in self._slots if slot.on_epoch)
 
+    def state(self) -> list[dict[str, Any]]:
+        """Return what this rank has for the epoch so far, as plain values, with one copy to the host."""
+        chosen = [slot for slot in self._slots if slot.on_epoch and slot.updates]
+        totals = _to_host([slot.total for slot in chosen], [0.0] * len(chosen))
+        return [
+            {
+                "hook": slot.hook,
+                "name": slot.name,
+                **{choice: getattr(slot, choice) for choice in _CHOICES},
+                "total": None if slot.total is None else total,
+                "host_sum": slot.host_sum,
+                "weight": slot.weight,
+                "updates": slot.updates,
+                "double": slot.dtype is torch.float64,
+            }
+            for slot, total in zip(chosen, totals, strict=True)
+        ]
+
+    def restore(self, state: list[dict[str, Any]]) -> None:
+        """Take back what `state` returned: logging goes on adding where it left off."""
+        for saved in state:
+            slot = Slot(
+                saved["name"], saved["hook"], None, **{choice: saved[choice] for choice in _CHOICES}
+            )
+            if saved["total"] is not None:
+                slot.total = torch.tensor(saved["total"], dtype=torch.float64)
+            slot.host_sum, slot.weight, slot.updates = saved["host_sum"], saved["weight"], saved["updates"]
+            slot.dtype = torch.float64 if saved["double"] else torch.float32
+            self.table_for(slot.hook)[slot.name] = slot
+            self._slots.append(slot)
+
 
 def combine(records_by_rank: list[list[Record]]) -> dict[tuple[str, str], float]:
-    """Return the value of each (name, hook): over ranks where asked for, else that of the first rank that has
-    it.
+    """Return the value of each (name, hook): over ranks where asked for, else the first rank's that has it.
 
     Sums run in rank order, so the result is the same on every rank and in every run.
     """
@@ -377,9 +427,7 @@ def combine(records_by_rank: list[list[Record]]) -> dict[tuple[str, str], float]
 
 
 def batch_size_of(batch: Any) -> int:
-    """Return the first dimension of the first tensor in `batch`, walking containers in order; 1 when there is
-    none.
-    """
+    """Return the first dimension of the first tensor found in `batch`; 1 when there is none."""
     todo = [batch]
     while todo:
         item = todo.pop()
@@ -433,7 +481,9 @@ def _number(name: str, value: Any) -> float:
     return float(value)
 
 
-def _called_differently(slot: Slot, flags: tuple[Any, ...]) -> MisconfigurationError:
+def _called_differently(
+    slot: Slot, earlier: tuple[Any, ...], flags: tuple[Any, ...]
+) -> MisconfigurationError:
     names = (
         "prog_bar",
         "logger",
@@ -446,7 +496,7 @@ def _called_differently(slot: Slot, flags: tuple[Any, ...]) -> MisconfigurationE
     )
     differing = [
         f"{name}={before!r} and then {now!r}"
-        for name, before, now in zip(names, slot.flags, flags, strict=True)
+        for name, before, now in zip(names, earlier, flags, strict=True)
         if before != now
     ]
     return MisconfigurationError(

@@ -1,6 +1,7 @@
 """Every form of what ``configure_optimizers`` may return, as one list of optimizers and one of scheduler
 configurations.
- The user's objects are taken as they are and never changed. A form that cannot work is refused with what was
+
+The user's objects are taken as they are and never changed. A form that cannot work is refused with what was
 found.
 """
 
@@ -64,7 +65,7 @@ def parse(returned: Any) -> tuple[list[Optimizer], list[SchedulerConfig]]:
             if isinstance(schedulers, Mapping):
                 schedulers = [schedulers]
             if all(isinstance(item, Optimizer) for item in optimizers):
-                return list(optimizers), [_scheduler(item) for item in schedulers]
+                return _checked(list(optimizers), [_scheduler(item) for item in schedulers])
         if all(isinstance(item, Optimizer) for item in returned):
             return list(returned), []
         if all(isinstance(item, Mapping) for item in returned):
@@ -101,6 +102,20 @@ def _from_dictionaries(entries: Sequence[Mapping[str, Any]]) -> tuple[list[Optim
         scheduler = entry.get("lr_scheduler")
         if scheduler is not None:
             schedulers.append(_scheduler(scheduler, entry.get("monitor")))
+    return _checked(optimizers, schedulers)
+
+
+def _checked(
+    optimizers: list[Optimizer], schedulers: list[SchedulerConfig]
+) -> tuple[list[Optimizer], list[SchedulerConfig]]:
+    """Return both, unless a scheduler changes an optimizer that nobody steps."""
+    for config in schedulers:
+        owner = getattr(config.scheduler, "optimizer", None)
+        if isinstance(owner, Optimizer) and all(owner is not item for item in optimizers):
+            raise MisconfigurationError(
+                f"configure_optimizers returned a {type(config.scheduler).__name__} of an optimizer that it did "
+                "not return. Build the scheduler on the optimizer that is returned."
+            )
     return optimizers, schedulers
 
 
@@ -126,8 +141,8 @@ def _scheduler(entry: Any, monitor: str | None = None) -> SchedulerConfig:
         config.monitor = monitor
     if not _is_scheduler(config.scheduler):
         raise MisconfigurationError(
-            f"configure_optimizers returned {_describe(config.scheduler)} as a scheduler. It needs a "
-            "step() method."
+            f"configure_optimizers returned {_describe(config.scheduler)} as a scheduler. It needs the methods "
+            "step(), state_dict() and load_state_dict()."
         )
     if config.interval not in ("epoch", "step"):
         raise MisconfigurationError(
@@ -141,16 +156,19 @@ def _scheduler(entry: Any, monitor: str | None = None) -> SchedulerConfig:
         )
     if isinstance(config.scheduler, ReduceLROnPlateau):
         config.reduce_on_plateau = True
-        if config.monitor is None:
-            raise MisconfigurationError(
-                "ReduceLROnPlateau needs a metric to watch. Return {'optimizer': ..., 'lr_scheduler': "
-                "..., 'monitor': 'val_loss'}."
-            )
+    if config.reduce_on_plateau and config.monitor is None:
+        raise MisconfigurationError(
+            f"{type(config.scheduler).__name__} needs a metric to watch. Return {{'optimizer': ..., "
+            "'lr_scheduler': ..., 'monitor': 'val_loss'}."
+        )
     return config
 
 
 def _is_scheduler(value: Any) -> bool:
-    return isinstance(value, (LRScheduler, ReduceLROnPlateau)) or callable(getattr(value, "step", None))
+    if isinstance(value, Optimizer):
+        return False
+    needed = ("step", "state_dict", "load_state_dict")
+    return isinstance(value, LRScheduler) or all(callable(getattr(value, name, None)) for name in needed)
 
 
 def _describe(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Where a call runs: in this process, or on a group of workers; decided before anything starts, and said in
 one line.
- A pure function of the arguments and of what this machine and a surrounding trial offer. It never starts Ray
+
+A pure function of the arguments and of what this machine and a surrounding trial offer. It never starts Ray
 and never looks for a cluster.
 """
 

@@ -1,5 +1,6 @@
 """Number formats: fp32, bf16 and fp16 with loss scaling, on CPU and GPU.
- A precision gives the step three things, built once: a context for the forward pass, or None when there is
+
+A precision gives the step three things, built once: a context for the forward pass, or None when there is
 nothing to enter; a gradient scaler, or None; and the name it goes by. Weights stay fp32 in all of them. The
 autocast context is one object that is entered again and again, with torch's weight cache on.
 """

@@ -1,10 +1,12 @@
 """Every argument of the Trainer, checked: types, ranges and combinations, before anything starts.
- A `Settings` is frozen and plain, so it travels to workers as it is. Each error names the argument as the
+
+A `Settings` is frozen and plain, so it travels to workers as it is. Each error names the argument as the
 user wrote it, the value, and what to write instead.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,10 +83,10 @@ class Settings:
             50 if values["log_every_n_steps"] is None else values["log_every_n_steps"]
         )
         _check_clipping(values["gradient_clip_val"], values["gradient_clip_algorithm"])
-        for name in _SWITCHES:
-            _check_switch(name, values[name])
         for name in ("enable_checkpointing", "enable_progress_bar"):
             values[name] = True if values[name] is None else values[name]
+        for name in _SWITCHES:
+            _check_switch(name, values[name])
         if values["check_val_every_n_epoch"] is None and isinstance(values["val_check_interval"], float):
             raise MisconfigurationError(
                 "Trainer(check_val_every_n_epoch=None, "
@@ -162,7 +164,7 @@ def _devices(value: Any) -> int | str:
 def _limit(name: str, value: Any) -> int | float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
         raise MisconfigurationError(
             f"Trainer({name}={value!r}). Use a number of batches, or a share from 0.0 to 1.0."
         )
@@ -225,7 +227,7 @@ def _check_clipping(value: Any, algorithm: Any) -> None:
 
 
 def _check_switch(name: str, value: Any) -> None:
-    if value is not None and not isinstance(value, bool):
+    if not isinstance(value, bool):
         raise MisconfigurationError(f"Trainer({name}={value!r}). Use True or False.")
 
 

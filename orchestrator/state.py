@@ -1,5 +1,6 @@
 """What training knows about where it is: the counters, and nothing else.
- With the cursor, the random states and the tensors this is all that a checkpoint needs to go on at the very
+
+With the cursor, the random states and the tensors this is all that a checkpoint needs to go on at the very
 sample. Counters only ever grow within a fit. Everything here is plain, so it can be written as JSON.
 """
 
@@ -21,6 +22,7 @@ class TrainState:
         global_step: Optimizer steps.
         batches_seen: Training batches of the epochs that have ended, over all ranks.
         samples_seen: Training samples of the epochs that have ended, over all ranks.
+        past_batches: Batches of the epochs that have ended that each rank has used.
         epoch_batches: Batches of the running epoch that each rank has used.
         validated: Validation has run since the last batch.
         epoch_ended: The epoch's batches and hooks are done; only the next epoch is left to begin.
@@ -33,9 +35,19 @@ class TrainState:
     global_step: int = 0
     batches_seen: int = 0
     samples_seen: int = 0
+    past_batches: int = 0
     epoch_batches: int = 0
     validated: bool = False
     epoch_ended: bool = False
+
+    def end_epoch(self, batches: int, samples: int) -> None:
+        """Count an epoch of so many batches and samples, over all ranks, and stand before the next one."""
+        self.batches_seen += batches
+        self.samples_seen += samples
+        self.past_batches += self.epoch_batches
+        self.epoch += 1
+        self.epoch_batches = 0
+        self.validated = self.epoch_ended = False
 
     def counters(self) -> dict[str, int]:
         """Return what a checkpoint keeps."""
@@ -52,6 +64,7 @@ _KEPT: dict[str, type] = {
     "global_step": int,
     "batches_seen": int,
     "samples_seen": int,
+    "past_batches": int,
     "epoch_batches": int,
     "validated": bool,
     "epoch_ended": bool,

@@ -1,5 +1,6 @@
 """One training step: forward, backward, and at the end of an accumulation window reduce, clip, commit.
- Built once for a module, optimizer, precision and strategy; in the loop it is a plain function call. Nothing
+
+Built once for a module, optimizer, precision and strategy; in the loop it is a plain function call. Nothing
 is visible outside until the optimizer has stepped. Two forms: the straight line, and the closure form for
 optimizers that call the forward pass themselves (LBFGS) and modules that override ``optimizer_step``; both
 run the same hooks in the same order.
@@ -63,7 +64,7 @@ class StepParts:
         hooks: Whom to call.
         slots: Told which hook runs.
         state: Its ``global_step`` counts the commits.
-        optimizer: The optimizer, or None: then only forward runs.
+        optimizer: The optimizer, or None: then only forward runs, and steps are counted all the same.
         window: Read at each step.
         clip_val: Clip gradients at this, or None.
         clip_algorithm: ``"norm"`` or ``"value"``.
@@ -111,20 +112,25 @@ def build_step(parts: StepParts) -> Step:
     forward_backward = _build_forward_backward(parts)
     finish = _build_finish(parts)
     optimizer = parts.optimizer
-    if optimizer is None:
-        return forward_backward
-    if overrides(parts.module, "optimizer_step", LightningModule) or _needs_closure(optimizer):
-        return _build_closure_step(parts, optimizer, forward_backward, finish)
-
     scaler, state, window = parts.precision.scaler, parts.state, parts.window
-    optimizer_step = optimizer.step
+    if optimizer is None:
+
+        def step_without(batch: Any, batch_idx: int) -> Any:
+            outputs = forward_backward(batch, batch_idx)
+            if window.last:
+                state.global_step += 1
+            return outputs
+
+        return step_without
+    if overrides(parts.module, "optimizer_step", LightningModule) or needs_closure(optimizer):
+        return _build_closure_step(parts, optimizer, forward_backward, finish)
 
     def step(batch: Any, batch_idx: int) -> Any:
         outputs = forward_backward(batch, batch_idx)
         if window.last:
             finish()
             if scaler is None:
-                optimizer_step()
+                optimizer.step()
             else:
                 scaler.step(optimizer)
                 scaler.update()
@@ -143,6 +149,7 @@ def build_empty_step(parts: StepParts) -> Callable[[], None]:
 
     def step() -> None:
         if optimizer is None:
+            state.global_step += window.last
             return
         if window.first:
             optimizer.zero_grad()
@@ -197,13 +204,14 @@ def _build_forward_backward(parts: StepParts) -> Step:
                 outputs = run(*arguments)
         if optimizer is None:
             return outputs
-        loss = outputs if outputs.__class__ is Tensor else loss_of(outputs)
+        loss = outputs if outputs.__class__ is Tensor and not outputs.ndim else loss_of(outputs)
         if window.first:
             if before_zero_grad:
                 slots.enter("on_before_zero_grad")
                 for hook in before_zero_grad:
                     hook(optimizer)
             if own_zero_grad:
+                slots.enter("optimizer_zero_grad")
                 module.optimizer_zero_grad(state.epoch, batch_idx, optimizer)
             else:
                 optimizer.zero_grad()
@@ -336,7 +344,8 @@ def loss_of(outputs: Any) -> Tensor | None:
     return loss
 
 
-def _needs_closure(optimizer: Optimizer) -> bool:
+def needs_closure(optimizer: Optimizer) -> bool:
+    """Whether the optimizer calls the forward pass itself, like LBFGS."""
     parameters = inspect.signature(type(optimizer).step).parameters
     closure = parameters.get("closure")
     return closure is not None and closure.default is closure.empty

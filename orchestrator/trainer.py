@@ -1,5 +1,6 @@
 """The Trainer: what a user configures once and then calls.
- It checks every argument before anything starts, decides where to run, hands the job over, and afterwards
+
+It checks every argument before anything starts, decides where to run, hands the job over, and afterwards
 holds the result: weights in the user's module, metrics, paths, callback states, the same whether it ran in
 this process or on a group. Reading a property never communicates. Hooks get the trainer of the process that
 they run in.
@@ -257,9 +258,7 @@ class Trainer:
         verbose: bool = True,
         datamodule: LightningDataModule | None = None,
     ) -> list[dict[str, float]]:
-        """Run the test set once and return one dictionary of metrics a loader; arguments as for
-        `validate`.
-        """
+        """Run the test set once and return a dictionary of metrics a loader; else as `validate`."""
         result: list[dict[str, float]] = self._call(
             "test", model, datamodule, ckpt_path, verbose=verbose, test=dataloaders
         )
@@ -502,9 +501,7 @@ class Trainer:
 
     @property
     def callback_metrics(self) -> dict[str, Tensor]:
-        """All metrics by name, as scalar tensors. After epochs and validations they are the same on all
-        ranks.
-        """
+        """All metrics by name, as scalar tensors; equal on all ranks after epochs and validations."""
         return self.board.with_steps(None if self.engine is None else self.engine.train_slots)
 
     @property
@@ -733,9 +730,7 @@ class Trainer:
 
 
 def _current_trial() -> Trial | None:
-    """Return the trial of a sweep that this process runs; outside of one nothing of the sweep is even
-    imported.
-    """
+    """Return the trial of a sweep that this process runs; outside of one nothing is imported."""
     module = sys.modules.get("orchestrator.sweep.trial")
     return None if module is None else cast("Trial | None", module.current())
 

@@ -19,6 +19,7 @@ import psutil
 
 _SET_ON_IMPORT = frozenset(
     {
+        "CRC32C_SW_MODE",  # tensorboardX
         "KMP_DUPLICATE_LIB_OK",  # scikit-learn
         "KMP_INIT_AT_FORK",  # scikit-learn
         "PYTEST_CURRENT_TEST",  # pytest, before each phase of a test

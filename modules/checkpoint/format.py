@@ -1,5 +1,6 @@
 """The ``.ckpt`` file: one torch zip of tensors and plain values, with the keys that Lightning's readers know.
- Always loads with ``weights_only=True``, so a file from a stranger cannot run code. What a user puts in
+
+Always loads with ``weights_only=True``, so a file from a stranger cannot run code. What a user puts in
 (hyperparameters, callback states) is made plain on the way in; what cannot be is left out and named. A file
 that is damaged or foreign raises `CheckpointError` with the reason.
 """

@@ -1,5 +1,6 @@
 """The base class of callbacks: a method for every point of training, all empty.
- A hook that a subclass does not override is never called, so an unused hook costs nothing. Hooks run on every
+
+A hook that a subclass does not override is never called, so an unused hook costs nothing. Hooks run on every
 rank, in the order in which callbacks were given, checkpointing ones last. An exception in a hook ends
 training like one in the module.
 """
@@ -25,15 +26,11 @@ class Callback:
         return type(self).__qualname__
 
     def _generate_state_key(self, **arguments: Any) -> str:
-        """Return a `state_key` made of the class name and `arguments`, for classes that are used more than
-        once.
-        """
+        """Return a `state_key` of the class name and `arguments`, for classes that are used twice."""
         return f"{type(self).__qualname__}{arguments!r}"
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of this callback: tensors, numbers, strings, and containers of
-        them.
-        """
+        """Return what a checkpoint keeps: tensors, numbers, strings, and containers of them."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

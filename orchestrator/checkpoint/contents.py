@@ -1,5 +1,6 @@
 """What stands in a checkpoint, and how a run takes it back.
- Lightning's keys first, so that its readers find weights, optimizers, callbacks and hyperparameters; ours
+
+Lightning's keys first, so that its readers find weights, optimizers, callbacks and hyperparameters; ours
 under ``orchestrator``: the counters, the cursor, and each rank's random and reading state. Building one on a
 group asks every rank for its part, so all ranks must build together. Only plain values and tensors go in;
 what cannot is named once in a warning.
@@ -10,6 +11,8 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from modules import rng
 from modules.checkpoint import format as checkpoint_format
@@ -32,10 +35,16 @@ class Resumed:
     Attributes:
         reading: This rank's random and reading state.
         fingerprint: That of the data that was being read.
+        totals: Batches and samples of the epoch that were used, over all ranks.
+        metrics: What this rank has logged in the epoch.
+        gradients: This rank's gradients by parameter, of a window of accumulated batches that was begun.
     """
 
     reading: ReadingState
     fingerprint: str
+    totals: tuple[int, int]
+    metrics: list[dict[str, Any]]
+    gradients: dict[str, Tensor]
 
 
 def build(engine: Engine, weights_only: bool) -> dict[str, Any]:
@@ -75,6 +84,7 @@ def build(engine: Engine, weights_only: bool) -> dict[str, Any]:
             "world_size": engine.place.world_size,
             "precision": engine.precision.name,
             "scaler": engine.precision.state_dict(),
+            "metrics": engine.board.state(),
             **_progress(engine),
         }
         for hook in engine.hooks.of_callbacks("on_save_checkpoint"):
@@ -109,10 +119,17 @@ def _progress(engine: Engine) -> dict[str, Any]:
         seed=rng.global_seed() or 0,
         fingerprint=feed.loader.fingerprint,
     )
+    in_window = state.epoch_batches % engine.settings.accumulate_grad_batches and not feed.is_last
     own = {
         "epoch_rng": feed.reading.epoch_rng,
         "generators": feed.reading.generators,
-        "rng": rng.capture(),
+        "rng": rng.capture() if engine.rng_to_resume is None else engine.rng_to_resume,
+        "metrics": engine.train_slots.state(),
+        "gradients": {
+            name: item.grad
+            for name, item in engine.module.named_parameters()
+            if in_window and item.grad is not None
+        },
     }
     return {
         **progress,
@@ -148,8 +165,7 @@ def restore_module(engine: Engine, content: dict[str, Any]) -> None:
 
 
 def restore_training(engine: Engine, content: dict[str, Any]) -> Resumed | None:
-    """Take back optimizers, schedulers, scaler and counters; return what the loop needs to go on at the very
-    sample.
+    """Take back optimizers, schedulers, scaler and counters; return what the loop needs to go on.
 
     Raises:
         MisconfigurationError: The checkpoint has no training state, or another shape of it.
@@ -177,11 +193,12 @@ def restore_training(engine: Engine, content: dict[str, Any]) -> Resumed | None:
     for config, saved in zip(engine.schedulers, schedulers, strict=True):
         config.scheduler.load_state_dict(saved)
     ours = content.get("orchestrator")
-    if ours is None:  # written by Lightning: its counters, at the start of the next epoch
-        engine.state.restore({"epoch": content["epoch"] + 1, "global_step": content["global_step"]})
+    if ours is None:
+        _take_from_lightning(engine, content)
         return None
     engine.precision.load_state_dict(ours.get("scaler") or {})
     engine.state.restore(ours["counters"])
+    engine.board.restore(ours["metrics"])
     if "reading" not in ours:
         return None
     batches, samples = ours["epoch_totals"]
@@ -189,11 +206,7 @@ def restore_training(engine: Engine, content: dict[str, Any]) -> Resumed | None:
     mine = reading[engine.place.rank] if engine.place.rank < len(reading) else None
     state = engine.state
     if state.epoch_ended:
-        state.batches_seen += batches
-        state.samples_seen += samples
-        state.epoch += 1
-        state.epoch_batches = 0
-        state.validated = state.epoch_ended = False
+        state.end_epoch(batches, samples)
     elif len(reading) != engine.place.world_size:
         raise MisconfigurationError(
             f"fit(ckpt_path={path!r}): the file was written in the middle of an epoch by {len(reading)} "
@@ -202,8 +215,31 @@ def restore_training(engine: Engine, content: dict[str, Any]) -> Resumed | None:
         )
     if mine is None:
         return None
-    fingerprint = Cursor.from_dict(ours["cursor"]).fingerprint
-    return Resumed(reading=ReadingState(**mine), fingerprint=fingerprint)
+    return Resumed(
+        reading=ReadingState(
+            epoch_rng=mine["epoch_rng"], generators=mine["generators"], rng=mine["rng"]
+        ),
+        fingerprint=Cursor.from_dict(ours["cursor"]).fingerprint,
+        totals=(batches, samples),
+        metrics=mine["metrics"],
+        gradients=mine["gradients"],
+    )
+
+
+def _take_from_lightning(engine: Engine, content: dict[str, Any]) -> None:
+    """Take Lightning's counters: it keeps neither random states nor the order of samples, so an epoch starts."""
+    engine.precision.load_state_dict(content.get("MixedPrecision") or {})
+    loop = (content.get("loops") or {}).get("fit_loop") or {}
+    batches = loop.get("epoch_loop.batch_progress") or {}
+    ended = bool(batches.get("is_last_batch", True))
+    engine.state.restore({"epoch": content["epoch"] + ended, "global_step": content["global_step"]})
+    if not ended and engine.is_global_zero:
+        warnings.warn(
+            f"{engine.job.ckpt_path} was written by Lightning after {batches['current']['ready']} batches of epoch "
+            f"{content['epoch']}, and does not say which samples those were: this epoch starts again. "
+            "Use a checkpoint of the end of an epoch to avoid it.",
+            stacklevel=2,
+        )
 
 
 def check_data(resumed: Resumed, fingerprint: str, state: TrainState) -> None:

@@ -43,7 +43,8 @@ def give_second_name(path: str, second: str, *, symbolic: bool) -> None:
         path: The file.
         second: The name to give.
         symbolic: A relative symbolic link, which still holds when the whole folder is moved. Otherwise a hard
-            link, which stays when `path` is removed, or a copy where the file system has no hard links.
+            link, which stays when `path` is removed, or a copy where the file system has no hard links. With
+            a hard link neither file may be written in place afterwards, only replaced.
     """
     unfinished = f"{second}.{os.getpid()}.tmp"
     remove(unfinished)

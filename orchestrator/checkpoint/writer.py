@@ -1,5 +1,6 @@
 """Writes a checkpoint so that at any instant there is either the old file or the whole new one.
- The content goes to a temporary name in the same directory, is flushed to the disk, and is then renamed. A
+
+The content goes to a temporary name in the same directory, is flushed to the disk, and is then renamed. A
 failure removes the temporary file and leaves whatever stood under the name.
 """
 

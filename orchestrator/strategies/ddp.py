@@ -1,5 +1,6 @@
 """Data parallel: every rank holds all weights, gradients are averaged by torch's `DistributedDataParallel`.
- The arithmetic is DDP's own to the bit, because it is DDP that does it: the training step runs inside a
+
+The arithmetic is DDP's own to the bit, because it is DDP that does it: the training step runs inside a
 wrapper module whose forward it is. Where ranks have unequal batches the loops leave DDP aside for that step
 and call `reduce_gradients`, in which a rank without a gradient counts as zero. A peer that dies makes the
 collective raise; a peer that hangs makes it time out.
@@ -19,9 +20,7 @@ T = TypeVar("T")
 
 
 class _TrainingStep(nn.Module):
-    """A module whose forward is another module's training step, so that DDP sees the forward pass begin and
-    end.
-    """
+    """A module whose forward is another's training step, so that DDP sees the forward pass begin and end."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -59,9 +58,7 @@ class DDPStrategy:
             self.training_step = self._ddp
 
     def sync_gradients(self, on: bool) -> None:
-        """Say whether the next backward reduces; what `DistributedDataParallel.no_sync` sets, without its
-        context.
-        """
+        """Say whether the next backward reduces; sets what `DistributedDataParallel.no_sync` does."""
         if self._ddp is not None:
             self._ddp.require_backward_grad_sync = on
 

@@ -1,5 +1,6 @@
 """What the loops ask of a strategy; each strategy is one small file that answers.
- The loops know neither processes nor process groups. Every method that communicates says so; all ranks must
+
+The loops know neither processes nor process groups. Every method that communicates says so; all ranks must
 call those in the same order.
 """
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
+import ray
 from ray import tune
 
 
@@ -34,9 +36,7 @@ class TrialLines(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that a trial failed, and why."""
-        error = trial.get_error() if hasattr(trial, "get_error") else None
-        cause = getattr(error, "cause", None) or error
-        self._say(trial, f"failed: {type(cause).__name__}: {cause}" if cause is not None else "failed")
+        self._say(trial, f"failed: {_cause(trial)}")
 
     def _say(self, trial: Any, how: str) -> None:
         self._ended += 1
@@ -44,6 +44,18 @@ class TrialLines(tune.Callback):
             f"{name}={_short(trial.config[name])}" for name in self._names if name in trial.config
         )
         print(f"Trial {self._ended} ({shown}): {how}", file=sys.stderr, flush=True)
+
+
+def _cause(trial: Any) -> str:
+    """Return the first line of what made a trial fail, from the file that Ray Tune has just written."""
+    path = trial.pickled_error_file
+    if path is None or not os.path.exists(path):
+        return "see the result's error"
+    with open(path, "rb") as file:
+        error = ray.cloudpickle.load(file)
+    cause = getattr(error, "cause", None) or error
+    lines = str(cause).strip().splitlines() or [""]
+    return f"{type(cause).__name__}: {lines[0]}"
 
 
 def _short(value: Any) -> str:

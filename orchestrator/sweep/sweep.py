@@ -1,5 +1,6 @@
 """A hyperparameter sweep: the same training, many times, the bad ones stopped early, on Ray Tune.
- A trial is ordinary code that builds a module and calls ``Trainer.fit``. The Trainer notices that it is in a
+
+A trial is ordinary code that builds a module and calls ``Trainer.fit``. The Trainer notices that it is in a
 trial, reports, and obeys. Everything of Tune works: search spaces, schedulers, searchers; the result is
 Tune's own `ResultGrid`. A trial that fails does not hurt others: its error is said once, with its
 configuration, and stands in the result.
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -144,7 +146,7 @@ class Sweep:
                 else None,
             ),
         )
-        with _environment(**_QUIET):
+        with _quiet():
             return tuner.fit()
 
     def _claim_directory(self) -> str:
@@ -188,13 +190,17 @@ class Sweep:
 
 
 @contextlib.contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    """Set environment variables that the user has not set, for the duration of a block."""
-    added = {name: value for name, value in variables.items() if name not in os.environ}
+def _quiet() -> Iterator[None]:
+    """Keep Ray Tune from printing tables and one failure several times; put everything back afterwards."""
+    added = {name: value for name, value in _QUIET.items() if name not in os.environ}
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
     os.environ.update(added)
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
+        logger.setLevel(level)
         for name in added:
             del os.environ[name]
 

@@ -1,5 +1,6 @@
 """The trial that this process runs, as the Trainer sees it.
- A sweep sets the current trial before it calls the user's training function. The Trainer then reports after
+
+A sweep sets the current trial before it calls the user's training function. The Trainer then reports after
 each validation (else after each training epoch) and obeys: when the sweep ends the trial, all ranks leave
 ``fit`` by `TrialStopped` at the same step. Outside of a sweep there is no current trial, and this module is
 not even imported.

@@ -1,4 +1,4 @@
-"""One local Ray for all cluster tests that run in this process, and a warm group of three ranks on two cores."""
+"""One local Ray for all cluster tests of this process, and a warm group of three ranks on two cores."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def pair(local_ray: None) -> Iterator[WorkerGroup]:
 
 @pytest.fixture
 def run_driver(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run a program as a driver of its own, without this process's Ray variables and with a HOME of its own."""
+    """Run a program as a driver of its own, without this process's Ray variables, with an empty HOME."""
 
     def run(program: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -75,5 +75,7 @@ def driver_environment(folder: Path, **variables: str) -> dict[str, str]:
     """This environment without Ray's variables; HOME is an empty folder."""
     home = folder / "home"
     home.mkdir(exist_ok=True)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHONBREAKPOINT"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHONBREAKPOINT"))
+    }
     return {**kept, "HOME": str(home), "PYTHONPATH": str(ROOT), **variables}

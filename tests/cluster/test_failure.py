@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 
 import pytest
@@ -24,7 +25,9 @@ class NeedsTwo(Exception):
         super().__init__(f"{one} and {two}")
 
 
-def fail(error: BaseException, rank: int = 1, where: str | None = None, output: tuple[str, ...] = ()) -> Failure:
+def fail(
+    error: BaseException, rank: int = 1, where: str | None = None, output: tuple[str, ...] = ()
+) -> Failure:
     """Raise and describe an exception as a worker does."""
     try:
         raise error
@@ -47,7 +50,9 @@ def failure(rank: int, time_s: float, broken_link: bool) -> Failure:
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.floats(0, 100), st.booleans()), min_size=1))
-def test_the_earliest_failure_that_is_no_broken_link_comes_first(drawn: list[tuple[int, float, bool]]) -> None:
+def test_the_earliest_failure_that_is_no_broken_link_comes_first(
+    drawn: list[tuple[int, float, bool]],
+) -> None:
     """A lost connection is the first cause only if there is nothing else; else the earliest time wins."""
     failures = [failure(*each) for each in drawn]
     first = choose_first(failures)
@@ -57,7 +62,9 @@ def test_the_earliest_failure_that_is_no_broken_link_comes_first(drawn: list[tup
 
 
 def test_an_exception_keeps_its_type_and_says_where_it_came_from() -> None:
-    """The notes name rank, node, process, what was being done, the user's line, the last output and the others."""
+    """The notes name rank, node, process, what was being done, the user's line, the last output and the
+    others.
+    """
     error = rebuild(fail(ValueError("boom"), where="epoch 3, step 41", output=("a", "b")), WORKERS, [])
     assert type(error) is ValueError
     assert str(error) == "boom"
@@ -138,12 +145,16 @@ def test_a_broken_link_is_seen_through_the_users_own_exception() -> None:
 @pytest.mark.parametrize(
     ("told", "cause"),
     [
-        ("Worker exits unexpectedly. Worker exits with an exit code 1. The process receives a SIGTERM.", "SIGTERM"),
+        (
+            "Worker exits unexpectedly. Worker exits with an exit code 1. The process receives a SIGTERM.",
+            "SIGTERM",
+        ),
         ("Worker exits unexpectedly. Worker exits with an exit code 4.", "code 4"),
         ("The actor is dead because it was killed by `ray.kill`.", r"ray\.kill"),
         ("The actor is temporarily unavailable: RpcError", "node was lost"),
         (
-            "connection error code 2. End of file. Some common causes include: (1) the process was killed by the "
+            "connection error code 2. End of file. Some common causes include: "
+            "(1) the process was killed by the "
             "OOM killer due to high memory usage, (2) ray stop",
             "killed .*by a crash in native code",
         ),
@@ -154,9 +165,6 @@ def test_a_broken_link_is_seen_through_the_users_own_exception() -> None:
 )
 def test_a_long_story_of_death_becomes_a_few_words(told: str, cause: str) -> None:
     """What is known is told, what Ray only guesses is not."""
-    pytest.importorskip("re")
-    import re
-
     assert re.search(cause, explain_death(told))
 
 

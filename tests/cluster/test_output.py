@@ -16,7 +16,7 @@ def test_text_is_forwarded_as_it_is_written() -> None:
     before = sys.stdout, sys.stderr
     with captured(Tail(), lambda name, text: seen.append((name, text))):
         sys.stdout.write("one\r")
-        print("two", file=sys.stderr, end="")
+        sys.stderr.write("two")
         assert not sys.stdout.isatty()
     assert seen == [("stdout", "one\r"), ("stderr", "two")]
     assert (sys.stdout, sys.stderr) == before

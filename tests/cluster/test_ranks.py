@@ -16,7 +16,9 @@ NODES = [("a", "10.0.0.9"), ("b", "10.0.0.10"), ("c", "10.0.0.9")]
 
 @st.composite
 def placements(draw: st.DrawFn) -> list[Place]:
-    """One to eight workers on up to three nodes, two of which share an address, each with a GPU of its node or none."""
+    """One to eight workers on up to three nodes, two of which share an address, each with a GPU of its node
+    or none.
+    """
     gpus = draw(st.booleans())
     nodes = draw(st.lists(st.sampled_from(NODES), min_size=1, max_size=8))
     return [
@@ -59,7 +61,9 @@ def test_nodes_are_ordered_by_number_not_by_text() -> None:
 
 def test_every_worker_of_a_node_sees_all_its_gpus_and_uses_its_own() -> None:
     """The device counts in the list of all GPUs that the group has on the node, whatever their ids."""
-    places = [Place(node_id="n", node_ip="10.0.0.1", pid=i, gpu_ids=(gpu,)) for i, gpu in enumerate(["7", "3"])]
+    places = [
+        Place(node_id="n", node_ip="10.0.0.1", pid=i, gpu_ids=(gpu,)) for i, gpu in enumerate(["7", "3"])
+    ]
     workers = [info for _, info in assign_ranks(places)]
     assert [worker.visible_gpus for worker in workers] == [("3", "7"), ("3", "7")]
     assert [(worker.pid, worker.device) for worker in workers] == [(1, "cuda:0"), (0, "cuda:1")]

@@ -62,7 +62,9 @@ def test_a_cycle_does_not_stop_the_search() -> None:
 
 def test_the_message_names_the_argument() -> None:
     """A user reads which argument it was, which part of it, and what to do."""
-    with pytest.raises(SerializationError, match=r"Argument 2 of print .* its model is a _thread\.lock.* Create it"):
+    with pytest.raises(
+        SerializationError, match=r"Argument 2 of print .* its model is a _thread\.lock.* Create it"
+    ):
         dump_call(print, (1, Holder(model=threading.Lock())))
 
 

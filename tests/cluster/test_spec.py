@@ -33,7 +33,9 @@ def test_equal_needs_make_equal_specs() -> None:
 
 def test_an_amount_of_zero_is_left_out() -> None:
     """{"GPU": 0} asks for no GPU."""
-    assert GroupSpec.create(1, resources_per_worker={"CPU": 1, "GPU": 0}).resources_per_worker == (("CPU", 1.0),)
+    assert GroupSpec.create(1, resources_per_worker={"CPU": 1, "GPU": 0}).resources_per_worker == (
+        ("CPU", 1.0),
+    )
 
 
 @pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (1, 1), (2.7, 2), (4, 4)])

@@ -1,0 +1,70 @@
+"""The worker processes of a DataLoader on a group: never forked, and given what cannot be imported by value.
+
+A rank's process holds threads of Gloo and of the store, and forking it hangs now and then; so loader processes
+come from a fork server, which has loaded torch already. What they are given (data set, collate function, ...)
+is pickled on the way. Classes of the user's script live in a rank's process without being importable there,
+so plain pickle refuses them; a pickler that takes them by value can be given. Tensors stay in shared memory
+either way. What cannot be pickled at all fails with a `PicklingError` that says so.
+"""
+
+from __future__ import annotations
+
+import io
+import multiprocessing.context
+import pickle
+from collections import ChainMap
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+_PRELOADED = ["__main__", "torch.utils.data", "modules.loader_processes"]
+
+
+class ByValueContext(multiprocessing.context.ForkServerContext):
+    """A fork server whose processes get their arguments through another pickler.
+
+    Args:
+        pickler: A pickler class like `pickle.Pickler`; what it writes is read by plain pickle.
+    """
+
+    def __init__(self, pickler: type[Any]) -> None:
+        super().__init__()
+        self.pickler = pickler
+
+    def Process(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]  # noqa: N802
+        """Return a process that is not started yet; arguments as of `multiprocessing.Process`."""
+        process = _Process(*args, **kwargs)
+        process.pickler = self.pickler
+        return process
+
+
+class _Process(multiprocessing.context.ForkServerProcess):
+    """A process whose arguments are pickled by a pickler of its own."""
+
+    pickler: type[Any]
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state["_args"] = _Parcel(state["_args"], state.pop("pickler"))
+        return state
+
+
+class _Parcel:
+    """A value that another pickler packs."""
+
+    def __init__(self, value: object, pickler: type[Any]) -> None:
+        self.value = value
+        self.pickler = pickler
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        buffer = io.BytesIO()
+        pickler = self.pickler(buffer, pickle.HIGHEST_PROTOCOL)
+        # How queues, connections and shared tensors travel to a process that is being started.
+        pickler.dispatch_table = ChainMap(ForkingPickler(buffer).dispatch_table, copy_table(pickler))
+        try:
+            pickler.dump(self.value)
+        except Exception as error:
+            raise pickle.PicklingError(
+                f"What a DataLoader's worker processes need cannot be sent to them: {error}. Create it where "
+                'it is used (open files in __getitem__), or use num_workers=0 or multiprocessing_context="fork".'
+            ) from error
+        return pickle.loads, (buffer.getvalue(),)

@@ -1,0 +1,226 @@
+"""When checkpoints are saved: pure decisions, and a clock that ranks share."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.checkpoint.schedule import (
+    Clock,
+    saves_at_train_epoch_end,
+    steps_to_next_look,
+    triggers,
+    validation_follows,
+)
+from orchestrator.errors import MisconfigurationError
+
+NEVER: dict[str, Any] = {"every_n_train_steps": None, "every_n_epochs": None, "train_time_interval": None}
+
+
+def test_every_epoch_is_the_default() -> None:
+    """Without a trigger each epoch ends with a save."""
+    found = triggers(**NEVER)
+    assert (found.every_n_epochs, found.every_n_train_steps, found.train_time_interval) == (1, 0, None)
+
+
+@pytest.mark.parametrize(
+    "given_trigger", [{"every_n_train_steps": 5}, {"train_time_interval": timedelta(minutes=1)}]
+)
+def test_another_trigger_replaces_epochs(given_trigger: dict[str, Any]) -> None:
+    """With steps or time, epochs do not save."""
+    assert not triggers(**{**NEVER, **given_trigger}).after_epoch(0)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        {"every_n_train_steps": 5, "every_n_epochs": 1},
+        {"every_n_train_steps": 5, "train_time_interval": timedelta(minutes=1)},
+        {"every_n_epochs": 5, "train_time_interval": timedelta(0)},
+    ],
+)
+def test_triggers_exclude_each_other(pair: dict[str, Any]) -> None:
+    """Two triggers are refused, and the error names both with their values."""
+    with pytest.raises(MisconfigurationError) as caught:
+        triggers(**{**NEVER, **pair})
+    for name, value in pair.items():
+        assert f"{name}={value!r}" in str(caught.value)
+
+
+def test_zero_beside_a_trigger_is_no_trigger() -> None:
+    """An explicit 0 means never and contradicts nothing."""
+    assert triggers(every_n_train_steps=0, every_n_epochs=2, train_time_interval=None).every_n_epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("every_n_train_steps", -1),
+        ("every_n_epochs", 1.5),
+        ("every_n_epochs", True),
+        ("train_time_interval", 30),
+        ("train_time_interval", timedelta(seconds=-1)),
+    ],
+)
+def test_triggers_check_their_values(name: str, value: Any) -> None:
+    """The error repeats the argument with its value."""
+    with pytest.raises(MisconfigurationError, match=f"{name}="):
+        triggers(**{**NEVER, name: value})
+
+
+@given(st.integers(1, 7), st.lists(st.integers(0, 3), max_size=30))
+def test_each_multiple_of_steps_starts_one_save(every: int, steps_of_batches: list[int]) -> None:
+    """Over batches that make no, one or several steps, there is a save for each batch that reached a
+    multiple."""
+    trigger = triggers(every_n_train_steps=every, every_n_epochs=None, train_time_interval=None)
+    step, saves, reached = 0, 0, 0
+    for made in steps_of_batches:
+        saves += trigger.after_steps(step, step + made)
+        reached += any(number % every == 0 for number in range(step + 1, step + made + 1))
+        step += made
+    assert saves == reached
+
+
+@pytest.mark.parametrize(
+    ("asked", "interval", "epochs", "validates", "expected"),
+    [
+        (None, 1.0, 1, True, True),
+        (None, 1.0, 1, False, True),
+        (None, 0.5, 1, True, False),
+        (None, 10, 1, True, False),
+        (None, 1, 1, True, False),
+        (None, 1.0, 2, True, False),
+        (None, 5, None, True, False),
+        (None, 0.5, 1, False, True),
+        (None, timedelta(minutes=5), 1, True, False),
+        (True, 0.5, 2, True, True),
+        (False, 1.0, 1, False, False),
+    ],
+)
+def test_where_epochs_save(
+    asked: bool | None, interval: Any, epochs: int | None, validates: bool, expected: bool
+) -> None:
+    """The training epoch's end saves unless validation is more or less frequent than epochs, or the user
+    decides."""
+    found = saves_at_train_epoch_end(
+        asked, val_check_interval=interval, check_val_every_n_epoch=epochs, validates=validates
+    )
+    assert found is expected
+
+
+@pytest.mark.parametrize(
+    ("interval", "every", "epoch", "expected"),
+    [
+        (1.0, 1, 0, [10]),
+        (0.5, 1, 0, [5, 10]),
+        (0.25, 1, 0, [2, 4, 6, 8, 10]),
+        (3, 1, 0, [3, 6, 9]),
+        (1, 1, 0, list(range(1, 11))),
+        (1.0, 2, 0, []),
+        (1.0, 2, 1, [10]),
+        (4, None, 5, [4, 8]),
+    ],
+)
+def test_when_validation_follows_a_batch(
+    interval: Any, every: int | None, epoch: int, expected: list[int]
+) -> None:
+    """In an epoch of ten batches validation follows those that the trainer's interval says."""
+    found = [
+        batches
+        for batches in range(1, 11)
+        if validation_follows(
+            batches=batches,
+            batches_in_epoch=10,
+            epoch=epoch,
+            val_check_interval=interval,
+            check_val_every_n_epoch=every,
+            validates=True,
+        )
+    ]
+    assert found == expected
+
+
+def test_validation_does_not_follow_where_there_is_none() -> None:
+    """Without validation batches, or before the unknown end of an epoch, nothing follows."""
+    for batches_in_epoch, validates in ((1, False), (float("inf"), True)):
+        assert not validation_follows(
+            batches=1,
+            batches_in_epoch=batches_in_epoch,
+            epoch=0,
+            val_check_interval=1.0,
+            check_val_every_n_epoch=1,
+            validates=validates,
+        )
+
+
+# ---------------------------------------------------------------- the clock
+
+
+class FakeTime:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@given(st.floats(0.001, 1e6), st.floats(0.001, 1e3))
+def test_the_next_look_is_not_after_the_due_time(remaining_s: float, step_s: float) -> None:
+    """At the present pace the next look comes before the interval ends, or at the very next step."""
+    wait = steps_to_next_look(remaining_s, step_s)
+    assert wait == 1 or wait * step_s <= remaining_s
+
+
+def test_one_rank_saves_at_the_first_step_after_the_interval() -> None:
+    """A single rank looks at each step, and the next interval begins with a save."""
+    time = FakeTime()
+    clock = Clock(timedelta(seconds=10), time)
+    clock.start(0)
+    saves = []
+    for step in range(1, 61):
+        time.now_s += 0.75
+        if clock.is_up(step, None):
+            saves.append(step)
+    assert saves == [14, 28, 42, 56]
+
+
+def test_a_clock_without_interval_never_saves() -> None:
+    """None means never."""
+    clock = Clock(None, FakeTime())
+    clock.start(0)
+    assert not any(clock.is_up(step, None) for step in range(1, 100))
+
+
+def test_ranks_with_different_clocks_save_at_the_same_steps() -> None:
+    """Rank 0's clock decides, at steps that all ranks know, and few messages are needed."""
+    times = [FakeTime(), FakeTime()]
+    clocks = [Clock(timedelta(seconds=60), time) for time in times]
+    for clock in clocks:
+        clock.start(0)
+    saves: list[list[int]] = [[], []]
+    looks: list[list[int]] = [[], []]
+    for step in range(1, 3001):
+        times[0].now_s += 0.1
+        times[1].now_s += 0.13
+        word: list[tuple[bool, int]] = []
+
+        def tell(value: tuple[bool, int], word: list[tuple[bool, int]] = word) -> tuple[bool, int]:
+            word.append(value)
+            return word[0]
+
+        for rank, clock in enumerate(clocks):
+            before = len(word)
+            if clock.is_up(step, tell):
+                saves[rank].append(step)
+            if len(word) > before:
+                looks[rank].append(step)
+    assert looks[0] == looks[1]
+    assert saves[0] == saves[1]
+    assert len(saves[0]) == 4
+    assert len(looks[0]) < 100
