@@ -134,7 +134,7 @@ class WorkerGroup:
             self._running = False
 
     def signal(self, name: str, value: object = True) -> None:
-        """Set `context.signals[name]` on all workers for the run under way, if there is one. Does not wait."""
+        """Set `context.signals[name]` on all workers for the run under way, if any. Does not wait."""
         if not self._running or self._ended:
             return
         for actor in self._actors:

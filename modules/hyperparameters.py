@@ -40,6 +40,8 @@ class HyperparametersMixin:
 
     _hparams: AttributeDict
     _hparams_initial: AttributeDict
+    _hparams_name: str = "kwargs"
+    """The argument of ``__init__`` that held all hyperparameters; "kwargs" when each is an argument."""
     _log_hyperparams: bool = False
 
     def save_hyperparameters(
@@ -55,34 +57,34 @@ class HyperparametersMixin:
         Args:
             *args: Names of the arguments to keep; or one dictionary, namespace or dataclass to keep instead.
                 All by default.
-            ignore: Names to leave out.
+            ignore: Names to leave out, those that a base class kept included.
             frame: The frame whose arguments are read, when not the caller's.
             logger: Give them to the loggers.
 
         Raises:
-            ValueError: A name is not an argument of ``__init__``.
+            ValueError: A name is not an argument of ``__init__``, or something else than names was given.
         """
         ignored = {ignore} if isinstance(ignore, str) else set(ignore or ())
+        if frame is None:
+            current = inspect.currentframe()
+            frame = None if current is None else current.f_back
+        values = _init_arguments(self, frame)
         if len(args) == 1 and not isinstance(args[0], str):
+            holders = (name for name, value in values.items() if value is args[0])
+            self.__dict__["_hparams_name"] = next(holders, "kwargs")
             values = _as_mapping(args[0])
-        else:
-            if frame is None:
-                current = inspect.currentframe()
-                frame = None if current is None else current.f_back
-            values = _init_arguments(self, frame)
-            if args:
-                unknown = [name for name in args if name not in values]
-                if unknown:
-                    raise ValueError(
-                        f"save_hyperparameters({', '.join(map(repr, args))}): {unknown} are not arguments "
-                        "of __init__. "
-                        f"There are {sorted(values)}."
-                    )
-                values = {name: values[name] for name in args}
-        kept = {name: value for name, value in values.items() if name not in ignored}
+        elif args:
+            unknown = [name for name in args if not isinstance(name, str) or name not in values]
+            if unknown:
+                raise ValueError(
+                    f"save_hyperparameters({', '.join(map(repr, args))}): {unknown} are not names of "
+                    f"arguments of __init__. There are {sorted(values)}."
+                )
+            values = {name: values[name] for name in args}
         earlier = self.__dict__.get("_hparams", {})
-        self.__dict__["_hparams"] = AttributeDict({**earlier, **kept})
-        self.__dict__["_hparams_initial"] = AttributeDict(copy.deepcopy({**earlier, **kept}))
+        kept = {name: value for name, value in {**earlier, **values}.items() if name not in ignored}
+        self.__dict__["_hparams"] = AttributeDict(kept)
+        self.__dict__["_hparams_initial"] = AttributeDict(copy.deepcopy(kept))
         self.__dict__["_log_hyperparams"] = logger
 
     @property

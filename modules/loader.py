@@ -4,18 +4,17 @@ With one rank the loader is read untouched and draws from the process's generato
 would. With more, a copy of it gets a sampler from `modules.sampler`; the user's own object never changes.
 Map-style loaders are resumed without loading what was used; others are read up to the place. A loader whose
 length ranks cannot know in advance is marked so (`plan` is None), and the training loop agrees on its end
-step by step.
+step by step. Fails before anything is read when what was given cannot be shared.
 """
 
 from __future__ import annotations
 
 import copy
 import itertools
-import multiprocessing
-import types
-from collections.abc import Iterable, Iterator, Sized
-from typing import Any, cast
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from typing import Any
 
+import torch
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -23,13 +22,13 @@ from torch.utils.data import (
     IterableDataset,
     RandomSampler,
     SequentialSampler,
-    get_worker_info,
 )
 
+from modules import rng
+from modules.loader_processes import LoaderContext
 from modules.order import BatchPlan, StridedPlan
-from modules.sampler import ShardBatchSampler, ShardSampler, SkipBatches
-
-_READS_RANK = frozenset({"get_rank", "global_rank", "get_world_size", "world_size", "RANK", "WORLD_SIZE"})
+from modules.sampler import ShardBatchSampler, ShardSampler, SkipBatches, own_generators, tell_epoch
+from modules.sharded_iterable import ShardedIterable, reads_rank, splits_workers
 
 
 class RankLoader:
@@ -44,11 +43,16 @@ class RankLoader:
         pad: Repeat samples so that all ranks have equally many.
         whole_batches: Deal whole batches of the one-process order rather than samples, so that their contents
             stay together.
+        pickler: With several ranks, the pickler class for what a loader's worker processes are given; one
+            that takes classes of the user's script by value. None takes plain pickle.
 
     Attributes:
         num_batches: Batches in an epoch, of the rank that has most; None when that is not known.
         plan: How many samples each rank has in each batch; None when ranks cannot know it in advance.
         exact: `num_batches` can be trusted.
+
+    Raises:
+        ValueError: The source is several loaders, a sampler of another rank, or a sampler without a length.
     """
 
     def __init__(
@@ -61,29 +65,33 @@ class RankLoader:
         shard: bool = True,
         pad: bool = False,
         whole_batches: bool = False,
+        pickler: type[Any] | None = None,
     ) -> None:
+        _refuse_several(source)
         self.source = source
         self.plan: BatchPlan | None = None
+        self.num_batches: int | None = None
         self._stride: tuple[int, int] | None = None
-        sharded = shard and world_size > 1
-        reader: Iterable[Any]
-        if isinstance(source, DataLoader):
-            reader = _deal_loader(source, rank, world_size, seed, pad, whole_batches) if sharded else source
-        else:
-            reader = source
-            if sharded:
-                self._stride = (rank, world_size)
-        self._reader: Iterable[Any] = reader
-        sampler = _epoch_aware(reader)
-        if isinstance(sampler, ShardSampler):
-            self.plan = sampler.plan
-        elif isinstance(sampler, ShardBatchSampler):
-            self.plan = sampler.plan()
+        self._reader: Iterable[Any] = source
+        if world_size > 1 and isinstance(source, DataLoader):
+            parts = _share(source, rank, world_size, seed, pad, whole_batches) if shard else {}
+            if source.num_workers > 0 and source.multiprocessing_context is None:
+                parts["_DataLoader__multiprocessing_context"] = LoaderContext(pickler)
+            self._reader = _copy_with(source, parts)
+        elif world_size > 1 and shard:
+            self._stride = (rank, world_size)
         elif world_size == 1:
             self.plan = _plan_alone(source)
-        self.num_batches = self.plan.num_batches if self.plan is not None else _length(reader, self._stride)
-        equal_by_design = isinstance(sampler, DistributedSampler)
-        self.exact = self.plan is not None or ((world_size == 1 or equal_by_design) and _is_exact(source))
+        self._dealt = [
+            sampler
+            for sampler in _samplers(self._reader)
+            if world_size > 1 and isinstance(sampler, (ShardSampler, ShardBatchSampler))
+        ]
+        self._take_plan()
+        if self.plan is None:
+            self.num_batches = _length(self._reader, self._stride)
+        alike = world_size == 1 or _is_equal_by_design(self._reader)
+        self.exact = self.plan is not None or (alike and _is_exact(source))
 
     @property
     def fingerprint(self) -> str:
@@ -95,74 +103,52 @@ class RankLoader:
 
     def start_epoch(self, epoch: int) -> None:
         """Tell samplers and data sets that have ``set_epoch`` which epoch the next iteration reads."""
-        for target in (_epoch_aware(self._reader), getattr(self.source, "dataset", None)):
-            if target is not None and hasattr(target, "set_epoch"):
-                target.set_epoch(epoch)
-        sampler = _epoch_aware(self._reader)
-        if isinstance(sampler, ShardBatchSampler):
-            self.plan = sampler.plan()
+        for target in (*_samplers(self._reader), getattr(self.source, "dataset", None)):
+            tell_epoch(target, epoch)
+        self._take_plan()
+
+    def _take_plan(self) -> None:
+        """Read the plan of the epoch from the sampler that deals."""
+        for sampler in self._dealt:
+            self.plan = sampler.plan if isinstance(sampler, ShardSampler) else sampler.plan()
+        if self.plan is not None:
             self.num_batches = self.plan.num_batches
 
     def iterate(self, skip: int = 0) -> Iterator[Any]:
         """Return an iterator over this rank's batches of the epoch after the first `skip`.
 
-        All that the iterator draws from the process's generators before its first batch it draws here, so
-        that the caller may set them afterwards.
+        What reading the skipped part draws from the process's generators is drawn here, so that the caller
+        may set them afterwards. A map-style data set is not asked for skipped samples; if it draws random
+        numbers inside worker processes, these start again as at the beginning of an epoch.
         """
-        if skip == 0:
-            iterator = iter(self._reader)
-        elif isinstance(self._reader, DataLoader) and self._reader.batch_sampler is not None:
-            skipping = SkipBatches(self._reader.batch_sampler, skip)
-            iterator = iter(_with(self._reader, batch_sampler=skipping))
+        reader = self._reader
+        if skip and isinstance(reader, DataLoader) and not isinstance(reader.dataset, IterableDataset):
+            slot = "sampler" if reader.batch_sampler is None else "batch_sampler"
+            skipping = SkipBatches(getattr(reader, slot), skip)
+            rest = iter(_copy_with(reader, {slot: skipping}))
             skipping.prime()
-            return iterator
-        else:
-            iterator = itertools.islice(iter(self._reader), skip * (self._stride or (0, 1))[1], None)
-        if self._stride is not None:
-            iterator = itertools.islice(iterator, self._stride[0], None, self._stride[1])
-        return iterator
+            return rest
+        iterator: Iterator[Any] = iter(reader)
+        first, step = self._stride or (0, 1)
+        for _ in itertools.islice(iterator, skip * step):
+            pass
+        return itertools.islice(iterator, first, None, step) if self._stride else iterator
 
-    def generators(self) -> list[Any]:
+    def generators(self) -> list[torch.Generator]:
         """Return the random generators of the user's own that reading draws from; their state belongs to a
         checkpoint.
         """
-        found: list[Any] = []
-        for owner in (self._reader, getattr(self._reader, "sampler", None)):
-            generator = getattr(owner, "generator", None)
-            if generator is not None and all(generator is not other for other in found):
-                found.append(generator)
-        return found
+        return own_generators(self._reader, *_samplers(self._reader))
 
 
-class ShardedIterable(IterableDataset[Any]):
-    """Every n-th sample of an iterable data set, counted over all ranks and their loader processes.
-
-    Args:
-        dataset: The data set; it must yield the same samples in the same order on every rank.
-        rank: This rank.
-        world_size: Ranks.
-        splits_workers: The data set divides its samples among loader processes itself.
-    """
-
-    def __init__(
-        self, dataset: IterableDataset[Any], rank: int, world_size: int, splits_workers: bool
-    ) -> None:
-        self.dataset = dataset
-        self.rank = rank
-        self.world_size = world_size
-        self.splits_workers = splits_workers
-
-    def set_epoch(self, epoch: int) -> None:
-        """Pass the epoch on to the data set, when it asks for it."""
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(epoch)
-
-    def __iter__(self) -> Iterator[Any]:
-        worker = get_worker_info()
-        if worker is None or self.splits_workers:
-            return itertools.islice(iter(self.dataset), self.rank, None, self.world_size)
-        place = self.rank * worker.num_workers + worker.id
-        return itertools.islice(iter(self.dataset), place, None, self.world_size * worker.num_workers)
+def _refuse_several(source: object) -> None:
+    """Refuse collections of loaders, whose keys or members would be taken for batches."""
+    items = source if isinstance(source, (list, tuple)) else ()
+    if isinstance(source, Mapping) or any(isinstance(item, DataLoader) for item in items):
+        raise ValueError(
+            f"A {type(source).__qualname__} of loaders was given where one loader is read: its members would "
+            "be taken for batches. Give one DataLoader; ConcatDataset and StackDataset join data sets."
+        )
 
 
 def _plan_alone(source: Any) -> StridedPlan | None:
@@ -177,64 +163,97 @@ def _plan_alone(source: Any) -> StridedPlan | None:
     )
 
 
-def _deal_loader(
+def _share(
     loader: DataLoader[Any], rank: int, world_size: int, seed: int, pad: bool, whole_batches: bool
-) -> DataLoader[Any]:
+) -> dict[str, Any]:
+    """Return the parts that a copy of `loader` needs to read one rank's share."""
+    parts: dict[str, Any] = {}
+    if loader.generator is not None:  # ranks must not seed their loader processes alike
+        own_seed = rng.fold(loader.generator.initial_seed(), "rank", rank)
+        parts["generator"] = torch.Generator(loader.generator.device).manual_seed(own_seed)
     dataset = loader.dataset
     if isinstance(dataset, IterableDataset):
-        names = _names_used(type(dataset).__iter__)
-        if names & _READS_RANK:
-            return loader
-        return _with(loader, dataset=ShardedIterable(dataset, rank, world_size, "get_worker_info" in names))
-    if isinstance(loader.sampler, DistributedSampler) or _epoch_aware(loader) is not None:
-        return loader
-    batches = loader.batch_sampler
-    if batches is not None and (whole_batches or type(batches) is not BatchSampler):
-        dealt = ShardBatchSampler(batches, rank=rank, world_size=world_size, seed=seed)
-        return _with(loader, batch_sampler=dealt)
-    source = batches.sampler if isinstance(batches, BatchSampler) else loader.sampler
-    sampler = cast(Any, source)
+        if not reads_rank(dataset):
+            split = splits_workers(dataset, loader.worker_init_fn)
+            parts["dataset"] = ShardedIterable(dataset, rank, world_size, split)
+        return parts
+    for sampler in _samplers(loader):
+        if isinstance(sampler, (ShardSampler, ShardBatchSampler)) or reads_rank(sampler):
+            _check_rank(sampler, rank, world_size)
+            return parts
+    # Where the loader finds its batches; without automatic batching, a sampler may compose them.
+    slot = "sampler" if loader.batch_sampler is None else "batch_sampler"
+    batches: Any = getattr(loader, slot)
+    composes = slot == "batch_sampler" or isinstance(batches, BatchSampler)
+    plain = type(batches) is BatchSampler
+    if composes and (whole_batches or not plain):
+        return {**parts, slot: ShardBatchSampler(batches, rank=rank, world_size=world_size, seed=seed)}
+    sampler = batches.sampler if composes else batches
     plain_shuffle = (
         type(sampler) is RandomSampler and not sampler.replacement and sampler._num_samples is None
     )
-    known = plain_shuffle or type(sampler) is SequentialSampler
-    batch_size = batches.batch_size if isinstance(batches, BatchSampler) else 1
-    drop_last = batches.drop_last if isinstance(batches, BatchSampler) else False
+    if not isinstance(sampler, Sized):
+        raise ValueError(
+            f"{type(sampler).__qualname__} has no length, so its order cannot be dealt to {world_size} "
+            "ranks. Give it __len__, or deal samples yourself under use_distributed_sampler=False."
+        )
     plan = StridedPlan(
-        length=len(cast(Sized, dataset if known else sampler)),
+        length=len(sampler),
         world_size=world_size,
-        batch_size=batch_size,
-        drop_last=drop_last,
+        batch_size=batches.batch_size if composes else 1,
+        drop_last=composes and batches.drop_last,
         pad=pad,
     )
-    shard = ShardSampler(plan, rank=rank, shuffle=plain_shuffle, seed=seed, source=None if known else sampler)
-    if batches is None:
-        return _with(loader, sampler=shard)
-    return _with(loader, sampler=shard, batch_sampler=BatchSampler(shard, batch_size, drop_last))
+    source = None if plain_shuffle or type(sampler) is SequentialSampler else sampler
+    shard = ShardSampler(plan, rank=rank, shuffle=plain_shuffle, seed=seed, source=source)
+    parts["sampler"] = shard
+    if composes:
+        parts[slot] = BatchSampler(shard, batches.batch_size, batches.drop_last)
+    return parts
 
 
-def _with(loader: DataLoader[Any], **parts: Any) -> DataLoader[Any]:
+def _check_rank(sampler: Any, rank: int, world_size: int) -> None:
+    """Refuse a sampler that was built for another place in the group."""
+    if isinstance(sampler, DistributedSampler):
+        built_for = sampler.rank, sampler.num_replicas
+    elif isinstance(sampler, (ShardSampler, ShardBatchSampler)):
+        built_for = sampler.rank, sampler.world_size
+    else:
+        return
+    if built_for != (rank, world_size):
+        raise ValueError(
+            f"A {type(sampler).__qualname__} for rank {built_for[0]} of {built_for[1]} was given on rank "
+            f"{rank} of {world_size}, so samples would be read twice or not at all. Build it in "
+            "train_dataloader(), where ranks are known, or leave it out: samples are dealt to ranks anyway."
+        )
+
+
+def _copy_with(loader: DataLoader[Any], parts: dict[str, Any]) -> DataLoader[Any]:
     """Return a copy of `loader` with other parts.
 
     Written into the copy's dictionary, because `DataLoader` refuses these assignments and a subclass's
     constructor cannot be called without knowing its arguments.
     """
     clone = copy.copy(loader)
-    clone.__dict__.update(parts)
-    clone.__dict__["_iterator"] = None
-    if clone.num_workers > 0 and clone.multiprocessing_context is None:
-        # Processes of a rank hold threads of Gloo and of the store; forking them hangs now and then.
-        clone.__dict__["_DataLoader__multiprocessing_context"] = multiprocessing.get_context("forkserver")
+    clone.__dict__.update(parts, _iterator=None)
     return clone
 
 
-def _epoch_aware(reader: Any) -> Any:
-    """Return the sampler of `reader` that has ``set_epoch``, or None."""
+def _samplers(reader: Any) -> list[Any]:
+    """Return the samplers that `reader` reads through, each once, the outermost first."""
     batches = getattr(reader, "batch_sampler", None)
+    found: list[Any] = []
     for sampler in (batches, getattr(batches, "sampler", None), getattr(reader, "sampler", None)):
-        if hasattr(sampler, "set_epoch"):
-            return sampler
-    return None
+        if sampler is not None and all(sampler is not other for other in found):
+            found.append(sampler)
+    return found
+
+
+def _is_equal_by_design(reader: Any) -> bool:
+    """Whether all ranks have equally many batches: torch's own sampler, and batches of one size."""
+    return isinstance(getattr(reader, "sampler", None), DistributedSampler) and type(
+        reader.batch_sampler
+    ) in (BatchSampler, type(None))
 
 
 def _length(reader: Any, stride: tuple[int, int] | None) -> int | None:
@@ -250,20 +269,3 @@ def _is_exact(source: Any) -> bool:
     if isinstance(source, DataLoader):
         return not isinstance(source.dataset, IterableDataset)
     return isinstance(source, (list, tuple))
-
-
-def _names_used(function: Any) -> frozenset[str]:
-    """Return the names that a function's code mentions, nested functions and string constants included."""
-    names: set[str] = set()
-    todo = [getattr(function, "__code__", None)]
-    while todo:
-        code = todo.pop()
-        if code is None:
-            continue
-        names.update(code.co_names)
-        for constant in code.co_consts:
-            if isinstance(constant, types.CodeType):
-                todo.append(constant)
-            elif isinstance(constant, str):
-                names.add(constant)
-    return frozenset(names)

@@ -1,10 +1,11 @@
-"""The worker processes of a DataLoader on a group: never forked, and given what cannot be imported by value.
+"""The worker processes of a DataLoader on a group: never forked, and given by value what they cannot import.
 
-A rank's process holds threads of Gloo and of the store, and forking it hangs now and then; so loader processes
-come from a fork server, which has loaded torch already. What they are given (data set, collate function, ...)
-is pickled on the way. Classes of the user's script live in a rank's process without being importable there,
-so plain pickle refuses them; a pickler that takes them by value can be given. Tensors stay in shared memory
-either way. What cannot be pickled at all fails with a `PicklingError` that says so.
+A rank's process holds threads of Gloo and of the store, and forking it hangs now and then; so loader
+processes come from a fork server, which has torch loaded before the first of them. What they are given (data
+set, collate function, ...) is pickled on the way. Classes of the user's script live in a rank's process
+without being importable from anywhere, so plain pickle refuses them; a pickler that takes them by value can
+be given. Tensors stay in shared memory either way. What cannot be pickled at all fails with a `PicklingError`
+that says what to do.
 """
 
 from __future__ import annotations
@@ -16,21 +17,22 @@ from collections import ChainMap
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-_PRELOADED = ["__main__", "torch.utils.data", "modules.loader_processes"]
+_PRELOADED = ["__main__", "torch.utils.data"]
 
 
-class ByValueContext(multiprocessing.context.ForkServerContext):
-    """A fork server whose processes get their arguments through another pickler.
+class LoaderContext(multiprocessing.context.ForkServerContext):
+    """A fork server for loader processes, whose arguments go through a pickler of one's own.
 
     Args:
-        pickler: A pickler class like `pickle.Pickler`; what it writes is read by plain pickle.
+        pickler: A class like `pickle.Pickler`; what it writes is read by plain pickle.
     """
 
-    def __init__(self, pickler: type[Any]) -> None:
+    def __init__(self, pickler: type[Any] | None = None) -> None:
         super().__init__()
-        self.pickler = pickler
+        self.pickler = pickler or ForkingPickler
+        self.set_forkserver_preload(_PRELOADED)
 
-    def Process(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]  # noqa: N802
+    def Process(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Return a process that is not started yet; arguments as of `multiprocessing.Process`."""
         process = _Process(*args, **kwargs)
         process.pickler = self.pickler
@@ -38,7 +40,7 @@ class ByValueContext(multiprocessing.context.ForkServerContext):
 
 
 class _Process(multiprocessing.context.ForkServerProcess):
-    """A process whose arguments are pickled by a pickler of its own."""
+    """A process whose arguments travel as a `_Parcel`."""
 
     pickler: type[Any]
 
@@ -49,7 +51,7 @@ class _Process(multiprocessing.context.ForkServerProcess):
 
 
 class _Parcel:
-    """A value that another pickler packs."""
+    """A value that arrives as itself, packed by the given pickler."""
 
     def __init__(self, value: object, pickler: type[Any]) -> None:
         self.value = value
@@ -58,13 +60,15 @@ class _Parcel:
     def __reduce__(self) -> tuple[Any, ...]:
         buffer = io.BytesIO()
         pickler = self.pickler(buffer, pickle.HIGHEST_PROTOCOL)
-        # How queues, connections and shared tensors travel to a process that is being started.
-        pickler.dispatch_table = ChainMap(ForkingPickler(buffer).dispatch_table, copy_table(pickler))
+        # First, how queues, connections and shared tensors reach a process that is being started.
+        tables = ForkingPickler(buffer).dispatch_table, getattr(pickler, "dispatch_table", {})
+        pickler.dispatch_table = ChainMap(*tables)
         try:
             pickler.dump(self.value)
         except Exception as error:
             raise pickle.PicklingError(
                 f"What a DataLoader's worker processes need cannot be sent to them: {error}. Create it where "
-                'it is used (open files in __getitem__), or use num_workers=0 or multiprocessing_context="fork".'
+                "it is used (open files in __getitem__), or use num_workers=0, or "
+                'multiprocessing_context="fork" at the risk of a hang.'
             ) from error
         return pickle.loads, (buffer.getvalue(),)

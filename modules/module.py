@@ -300,7 +300,7 @@ class LightningModule(HyperparametersMixin, nn.Module):
         """
         sink = self._log_sink
         if sink is None:
-            self._warn_unattached()
+            self._warn_unattached(stacklevel=3)
             return
         sink(
             name,
@@ -318,6 +318,8 @@ class LightningModule(HyperparametersMixin, nn.Module):
 
     def log_dict(self, dictionary: Mapping[str, Any], **kwargs: Any) -> None:
         """Call `log` for each name and value of `dictionary`, with the same keyword arguments."""
+        if self._log_sink is None:
+            self._warn_unattached(stacklevel=3)
         for name, value in dictionary.items():
             self.log(name, value, **kwargs)
 
@@ -400,8 +402,16 @@ class LightningModule(HyperparametersMixin, nn.Module):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip the gradients of the optimizer's parameters: ``"norm"`` of all together (default) or each
-        ``"value"``.
+        ``"value"``. Without a value nothing is clipped.
+
+        Raises:
+            ValueError: There is no such algorithm.
         """
+        if gradient_clip_algorithm not in (None, "norm", "value"):
+            raise ValueError(
+                f"clip_gradients(gradient_clip_algorithm={gradient_clip_algorithm!r}): there is no such "
+                'algorithm. Use "norm" or "value".'
+            )
         if not gradient_clip_val:
             return
         parameters = [item for group in optimizer.param_groups for item in group["params"]]
@@ -435,13 +445,14 @@ class LightningModule(HyperparametersMixin, nn.Module):
         return load_from_checkpoint(cls, checkpoint_path, map_location, hparams_file, strict, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, **dict.fromkeys(_ATTACHED)}
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        return {**state, **dict.fromkeys(_ATTACHED)}
 
-    def _warn_unattached(self) -> None:
+    def _warn_unattached(self, stacklevel: int) -> None:
         if self.__dict__.get("_warned_unattached"):
             return
         self.__dict__["_warned_unattached"] = True
         warnings.warn(
             f"{type(self).__qualname__}.log() was called without a Trainer: nothing is recorded.",
-            stacklevel=3,
+            stacklevel=stacklevel,
         )

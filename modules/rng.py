@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import operator
 import os
 import random
 import sys
@@ -27,7 +28,8 @@ def seed_everything(seed: int | None = None, workers: bool = False, verbose: boo
 
     Args:
         seed: 0 to 2**32 - 1. None takes the seed of an earlier call (it travels in the environment), else 0.
-        workers: Also give each DataLoader worker process its own seed for Python's and NumPy's generators.
+        workers: Accepted, and kept in the environment; torch gives each DataLoader worker process seeds of
+            its own for Python's, NumPy's and torch's generators in any case.
         verbose: Print the seed.
 
     Returns:
@@ -38,10 +40,11 @@ def seed_everything(seed: int | None = None, workers: bool = False, verbose: boo
     """
     if seed is None:
         seed = global_seed() or 0
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= _MAX_SEED:
+    if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= seed <= _MAX_SEED:
         raise ValueError(
             f"seed_everything(seed={seed!r}): not a seed. Use a whole number from 0 to {_MAX_SEED}."
         )
+    seed = operator.index(seed)  # NumPy's integers too
     if verbose:
         print(f"Seed set to {seed}", file=sys.stderr)
     os.environ[GLOBAL_SEED_VARIABLE] = str(seed)
@@ -53,9 +56,19 @@ def seed_everything(seed: int | None = None, workers: bool = False, verbose: boo
 def global_seed() -> int | None:
     """Return the seed of the last `seed_everything`, in this process or the one that started it; None without
     one.
+
+    Raises:
+        ValueError: The environment variable that carries it was set to something else.
     """
     value = os.environ.get(GLOBAL_SEED_VARIABLE)
-    return int(value) if value is not None else None
+    if value is None:
+        return None
+    if not value.isdecimal():
+        raise ValueError(
+            f"The environment has {GLOBAL_SEED_VARIABLE}={value!r}: not a seed. Use a whole number from 0 to "
+            f"{_MAX_SEED}, or unset it."
+        )
+    return int(value)
 
 
 def set_seed(seed: int) -> None:

@@ -33,15 +33,18 @@ class ShardSampler(Sampler[Any]):
         source: A sampler with a length whose order is dealt instead; it may yield ids of any kind.
     """
 
-    def __init__(
-        self, plan: StridedPlan, *, rank: int, shuffle: bool, seed: int, source: Any = None
-    ) -> None:
+    def __init__(self, plan: StridedPlan, *, rank: int, shuffle: bool, seed: int, source: Any = None) -> None:
         self.plan = plan
         self.rank = rank
         self.shuffle = shuffle
         self.seed = seed
         self.source = source
         self.epoch = 0
+
+    @property
+    def world_size(self) -> int:
+        """Ranks that the order is dealt to."""
+        return self.plan.world_size
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration yields; the source is told, and may change its length."""

@@ -9,6 +9,7 @@ order, or the trainer must be told not to deal.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import types
 from collections.abc import Iterator
@@ -97,6 +98,8 @@ def _names_of(function: Any) -> set[str]:
     """Return the names that a function's code mentions, nested functions and string constants included."""
     if isinstance(function, property):
         function = function.fget
+    if isinstance(function, functools.partial):
+        function = function.func
     function = getattr(function, "__func__", function)
     names: set[str] = set()
     todo = [getattr(item, "__code__", None) for item in (function, getattr(function, "__wrapped__", None))]

@@ -29,6 +29,7 @@ from orchestrator.fit import run_fit
 from orchestrator.hooks import HookTable, overrides
 from orchestrator.job import Job
 from orchestrator.log_slots import LogSlots, combine
+from orchestrator.loggers.dummy import DummyLogger
 from orchestrator.optimizers import SchedulerConfig, parse
 from orchestrator.place import Place
 from orchestrator.precision import Precision
@@ -53,8 +54,8 @@ class Engine:
         show: Takes progress records; None on ranks that show nothing.
 
     Attributes:
-        rng_to_resume: The random state that a checkpoint keeps, where it is not the present one: in a validation
-            that is to be run again.
+        rng_to_resume: The random state that a checkpoint keeps, where it is not the present one: within a
+            validation, which is then run again.
         eval_batches: Batches that were evaluated in this call, by stage and loader.
     """
 
@@ -67,6 +68,8 @@ class Engine:
         self.job = job
         self.place = place
         self.settings = trainer.settings
+        if place.rank > 0:
+            trainer.loggers = [DummyLogger(logger) for logger in trainer.loggers]
         self.state = trainer.state
         self.board: Board = trainer.board
         self.module: LightningModule = job.module
@@ -252,16 +255,16 @@ class Engine:
             )
         if not self.optimizers and self.is_global_zero:
             warnings.warn(
-                f"{type(self.module).__qualname__}.configure_optimizers returned no optimizer: training_step runs, "
-                "but nothing is optimised. Return an optimizer, unless this is meant.",
+                f"{type(self.module).__qualname__}.configure_optimizers returned no optimizer: training_step "
+                "runs, but nothing is optimised. Return an optimizer, unless this is meant.",
                 stacklevel=2,
             )
         batches = self.settings.accumulate_grad_batches
         if batches > 1 and any(needs_closure(optimizer) for optimizer in self.optimizers):
             raise MisconfigurationError(
-                f"Trainer(accumulate_grad_batches={batches}) and {type(self.optimizers[0]).__name__}: this optimizer "
-                "runs the forward pass several times a step, on one batch. Use accumulate_grad_batches=1 and larger "
-                "batches."
+                f"Trainer(accumulate_grad_batches={batches}) and {type(self.optimizers[0]).__name__}: this "
+                "optimizer runs the forward pass several times a step, on one batch. Use "
+                "accumulate_grad_batches=1 and larger batches."
             )
         for optimizer in self.optimizers:
             device.move_optimizer_state(optimizer, self.place.device)
@@ -271,10 +274,10 @@ class Engine:
         for owner in (self.datamodule, self.module):
             if owner is not None and owner._log_hyperparams:
                 values.update(owner.hparams_initial)
-        if values:
-            for logger in self._own_loggers():
-                logger.log_hyperparams(values)
         for logger in self._own_loggers():
+            if values:
+                logger.log_hyperparams(values)
+            logger.log_graph(self.module)
             logger.save()
 
     def _own_loggers(self) -> Sequence[Any]:
@@ -336,7 +339,7 @@ class Engine:
         several = source if isinstance(source, (list, tuple)) else ()
         if isinstance(source, Mapping) or any(isinstance(item, DataLoader) for item in several):
             raise MisconfigurationError(
-                f"fit() got several training loaders in a {type(source).__name__}: that is not supported yet. "
+                f"fit() got several training loaders in a {type(source).__name__}: not supported yet. "
                 "Give one DataLoader; torch.utils.data.StackDataset or ConcatDataset joins data sets."
             )
         self.train_loader = self._rank_loader(source, "train")
@@ -462,6 +465,8 @@ class Engine:
             if slot.logger and (slot.name, slot.hook) in values
         }
         self._send(metrics, self._last_step())
+        for logger in self._own_loggers():
+            logger.save()
 
     def _last_step(self) -> int:
         return max(0, self.state.global_step - 1) if self.job.fn == "fit" else self.state.global_step
@@ -473,7 +478,6 @@ class Engine:
                 step = int(metrics.pop("step"))
             for logger in self.trainer.loggers:
                 logger.log_metrics(metrics, step)
-                logger.save()
 
     def agree_on_stopping(self) -> None:
         """Make ``should_stop`` of any rank that of all, so that all leave the loop at the same step."""

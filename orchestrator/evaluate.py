@@ -137,7 +137,7 @@ def _by_loader(
 
 
 def _step_function(own: Callable[..., Any], several_loaders: bool) -> Callable[..., Any]:
-    """Return the module's step as a function of (batch, batch_idx, dataloader_idx), of which it may take fewer.
+    """Return the module's step as a function of (batch, batch_idx, dataloader_idx); it may take fewer.
 
     A third parameter that has a default gets the loader's number only where there are several, unless it is
     called ``dataloader_idx``: it may be something else.
@@ -174,7 +174,7 @@ def _attached(engine: Engine, stage: str, slots: LogSlots) -> Iterator[None]:
 
 @contextmanager
 def _evaluation_mode(engine: Engine, hook: str) -> Iterator[None]:
-    """Put every submodule into eval mode, and each back into its own mode afterwards, or as the module says."""
+    """Put every submodule into eval mode, and afterwards each back into its own; or do as the module says."""
     module, own = engine.module, engine.hooks.of_module
     modes = [(item, item.training) for item in module.modules()]
     for to_eval in own(f"on_{hook}_model_eval") or (module.eval,):

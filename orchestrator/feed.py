@@ -263,7 +263,7 @@ def batch_limit(name: str, limit: int | float | None, num_batches: int | None) -
 
 def _least_share(num_batches: int) -> float:
     """Return a short number of at least ``1 / num_batches``."""
-    scale = 1000 * 10 ** math.floor(math.log10(num_batches))
+    scale: int = 1000 * 10 ** int(math.log10(num_batches))
     return math.ceil(scale / num_batches) / scale
 
 

@@ -172,6 +172,9 @@ class _Loop:
         batch_start = engine.hooks.of_callbacks("on_train_batch_start")
         module_batch_start = engine.hooks.of_module("on_train_batch_start")
         batch_end = engine.hooks["on_train_batch_end"]
+        savers = engine.hooks.of_callbacks(
+            "on_train_batch_end", lambda item: isinstance(item, ModelCheckpoint)
+        )
         transfer = engine.transfer
         accumulate = self.settings.accumulate_grad_batches
         log_every = self.settings.log_every_n_steps
@@ -229,6 +232,9 @@ class _Loop:
                 slots.enter("on_train_batch_end")
                 for hook in batch_end:
                     hook(seen, batch, batch_idx)
+            elif not feed.has_batch:  # saving needs all ranks, also those without a batch
+                for hook in savers:
+                    hook(None, None, batch_idx)
             if window.last and state.global_step % log_every == 0:
                 engine.log_steps()
             if shows_progress and clock() >= due:
@@ -366,7 +372,8 @@ def _validation_interval(engine: Engine, num_batches: int | None) -> int:
         raise MisconfigurationError(
             f"Trainer(val_check_interval={interval}) is more than the {num_batches} training batches of "
             "an epoch. "
-            f"Use at most {num_batches}, or a fraction, or check_val_every_n_epoch=None to count batches over epochs."
+            f"Use at most {num_batches}, or a fraction, or check_val_every_n_epoch=None to count batches "
+            "over epochs."
         )
     return interval
 

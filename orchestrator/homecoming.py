@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle  # type: ignore[import-untyped]
 import torch
+from ray import cloudpickle
 from torch import Tensor, nn
 
 from modules import rng
@@ -166,10 +166,12 @@ def _dump_all(changed: dict[str, dict[str, Any]], names: dict[int, str]) -> tupl
         return parts, left
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+class _Pickler(cloudpickle.Pickler):
     """Writes known objects as their names."""
 
-    names: dict[int, str]
+    def __init__(self, file: io.BytesIO, names: dict[int, str]) -> None:
+        super().__init__(file)  # type: ignore[no-untyped-call]
+        self.names = names
 
     def persistent_id(self, item: Any) -> str | None:
         """Return the name of a known object."""
@@ -179,7 +181,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 class _Unpickler(pickle.Unpickler):
     """Reads names as the driver's own objects."""
 
-    known: dict[str, Any]
+    def __init__(self, file: io.BytesIO, known: dict[str, Any]) -> None:
+        super().__init__(file)
+        self.known = known
 
     def persistent_load(self, name: str) -> Any:
         """Return the driver's object of that name."""
@@ -188,13 +192,9 @@ class _Unpickler(pickle.Unpickler):
 
 def _dump(value: Any, names: dict[int, str]) -> bytes:
     buffer = io.BytesIO()
-    pickler = _Pickler(buffer)
-    pickler.names = names
-    pickler.dump(value)
+    _Pickler(buffer, names).dump(value)  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
 
 def _load(data: bytes, known: dict[str, Any]) -> Any:
-    unpickler = _Unpickler(io.BytesIO(data))
-    unpickler.known = known
-    return unpickler.load()
+    return _Unpickler(io.BytesIO(data), known).load()

@@ -16,7 +16,6 @@ import torch
 
 from modules import rng
 from orchestrator.engine import Engine
-from orchestrator.homecoming import Luggage, pack, unpack
 from orchestrator.job import Job
 from orchestrator.place import Place
 from orchestrator.plan import Plan
@@ -43,6 +42,7 @@ def run_in_process(trainer: Trainer, job: Job, plan: Plan, show: Show | None) ->
 def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None) -> Any:
     """Run the job on a worker group, warm if there is one, and return what its entry point returns."""
     from cluster import pool
+    from orchestrator.homecoming import Luggage, unpack
 
     trial = trainer.trial
     seeds = {name: os.environ[name] for name in _SEED_VARIABLES if name in os.environ}
@@ -81,6 +81,8 @@ def run_on_worker(
     shows: bool,
 ) -> Any:
     """Run the job on one worker; rank 0 returns its `Luggage`, the others their predictions."""
+    from orchestrator.homecoming import pack
+
     os.environ.update(seeds)
     rng.restore(state)
     place = Place(

@@ -390,9 +390,7 @@ class LogSlots:
     def restore(self, state: list[dict[str, Any]]) -> None:
         """Take back what `state` returned: logging goes on adding where it left off."""
         for saved in state:
-            slot = Slot(
-                saved["name"], saved["hook"], None, **{choice: saved[choice] for choice in _CHOICES}
-            )
+            slot = Slot(saved["name"], saved["hook"], None, **{choice: saved[choice] for choice in _CHOICES})
             if saved["total"] is not None:
                 slot.total = torch.tensor(saved["total"], dtype=torch.float64)
             slot.host_sum, slot.weight, slot.updates = saved["host_sum"], saved["weight"], saved["updates"]

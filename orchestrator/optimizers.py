@@ -113,8 +113,8 @@ def _checked(
         owner = getattr(config.scheduler, "optimizer", None)
         if isinstance(owner, Optimizer) and all(owner is not item for item in optimizers):
             raise MisconfigurationError(
-                f"configure_optimizers returned a {type(config.scheduler).__name__} of an optimizer that it did "
-                "not return. Build the scheduler on the optimizer that is returned."
+                f"configure_optimizers returned a {type(config.scheduler).__name__} of an optimizer that it "
+                "did not return. Build the scheduler on the optimizer that is returned."
             )
     return optimizers, schedulers
 
@@ -141,8 +141,8 @@ def _scheduler(entry: Any, monitor: str | None = None) -> SchedulerConfig:
         config.monitor = monitor
     if not _is_scheduler(config.scheduler):
         raise MisconfigurationError(
-            f"configure_optimizers returned {_describe(config.scheduler)} as a scheduler. It needs the methods "
-            "step(), state_dict() and load_state_dict()."
+            f"configure_optimizers returned {_describe(config.scheduler)} as a scheduler. It needs the "
+            "methods step(), state_dict() and load_state_dict()."
         )
     if config.interval not in ("epoch", "step"):
         raise MisconfigurationError(

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import enum
 import os
+import re
+import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import PurePath
 from typing import Any
 
 import torch
 
 FORMAT_VERSION = 1
+_PLAIN = (bool, int, float, complex, str, bytes)
+_FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")
+"""Where torch's refusal names the class or function at fault."""
 
 
 class CheckpointError(ValueError):
@@ -26,15 +31,19 @@ class CheckpointError(ValueError):
 def plain(value: Any, path: str, dropped: list[str]) -> Any:
     """Return `value` made of tensors, numbers, strings, None and containers of them only.
 
+    Enums become their values, paths strings, arrays tensors (arrays of strings lists), sets lists.
+
     Args:
         value: Anything.
         path: What to call it in `dropped`, like ``hyper_parameters.net``.
-        dropped: Collects the paths and types of the parts that cannot be kept; they become None.
+        dropped: Collects the paths and types of the parts that cannot be kept; they become None, and
+            dictionaries lose entries whose keys cannot be kept.
     """
-    if value is None or type(value) in (bool, int, float, complex, str, bytes):
+    if value is None or type(value) in _PLAIN:
         return value
     if isinstance(value, torch.Tensor):
-        return value.detach()
+        kept = value.detach()
+        return kept if type(kept) is torch.Tensor else kept.as_subclass(torch.Tensor)
     if isinstance(value, enum.Enum):
         return plain(value.value, path, dropped)
     if isinstance(value, PurePath):
@@ -43,42 +52,88 @@ def plain(value: Any, path: str, dropped: list[str]) -> Any:
         base = next(kind for kind in (str, int, float) if isinstance(value, kind))
         return base(value)
     if isinstance(value, Mapping):
-        items = {
-            plain(key, f"{path} key", dropped): plain(item, f"{path}.{key}", dropped)
-            for key, item in value.items()
-        }
+        items = _plain_items(value, path, dropped)
         return OrderedDict(items) if isinstance(value, OrderedDict) else items
     if isinstance(value, (list, set, frozenset, tuple)):
         parts = [plain(item, f"{path}[{index}]", dropped) for index, item in enumerate(value)]
         return tuple(parts) if isinstance(value, tuple) else parts
-    if isinstance(value, (torch.dtype, torch.device, torch.Size)):
+    if isinstance(value, (torch.dtype, torch.device)):
         return value
     if hasattr(value, "__array__") and hasattr(value, "dtype"):
-        return value.item() if getattr(value, "ndim", None) == 0 else torch.as_tensor(value)
+        found = _plain_array(value, path, dropped)
+        if found is not None:
+            return found
     dropped.append(f"{path} ({type(value).__qualname__})")
     return None
+
+
+def _plain_items(value: Mapping[Any, Any], path: str, dropped: list[str]) -> dict[Any, Any]:
+    items = {}
+    for key, item in value.items():
+        unfit: list[str] = []
+        kept = plain(key, f"{path} key {key!r}", unfit)
+        if unfit or not isinstance(kept, Hashable):
+            dropped.append(f"{path} key {key!r} ({type(key).__qualname__})")
+        else:
+            items[kept] = plain(item, f"{path}.{key}", dropped)
+    return items
+
+
+def _plain_array(value: Any, path: str, dropped: list[str]) -> Any:
+    """Return an array as a tensor of its own memory, a list, or a number; None when it cannot be kept."""
+    import numpy
+
+    array = numpy.array(value, order="C")  # a copy: writable, and no view into something larger
+    if array.ndim == 0:
+        item = array.item()
+        return item if type(item) in _PLAIN else None
+    try:
+        return torch.from_numpy(array)
+    except TypeError:
+        return plain(array.tolist(), path, dropped)
 
 
 def read(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:
     """Return the checkpoint in file `path`.
 
+    The checksums that torch writes, and does not look at, are compared first.
+
     Raises:
         FileNotFoundError: There is no such file.
         CheckpointError: It is damaged, cut off, or not a checkpoint.
     """
+    name = os.fspath(path)
     if not os.path.exists(path):
-        raise FileNotFoundError(f"No checkpoint at {os.fspath(path)}.")
+        raise FileNotFoundError(f"There is no checkpoint {name}. Check the path.")
     try:
-        content = torch.load(path, map_location=map_location, weights_only=True)
+        part = _damaged_part(path)
+        content = torch.load(path, map_location=map_location, weights_only=True) if part is None else None
     except Exception as error:
+        found = _FORBIDDEN.search(str(error))
+        if found is not None:
+            raise CheckpointError(
+                f"{name} is refused: it holds {found[1]}, and making that could run code. Take a checkpoint "
+                "of weights and plain values only."
+            ) from error
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise CheckpointError(
-            f"{os.fspath(path)} cannot be read as a checkpoint: {str(error).splitlines()[0]} "
-            "It may be cut off, damaged, or hold objects that would run code on loading. Take an earlier one."
+            f"{name} cannot be read as a checkpoint: {reason.rstrip('. ')}. It may be cut off or damaged. "
+            "Take an earlier one."
         ) from error
-    if not isinstance(content, dict) or "state_dict" not in content:
+    if part is not None:
+        raise CheckpointError(f"{name} is damaged: the checksum of {part} is wrong. Take an earlier one.")
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
+        held = sorted(map(str, content)) if isinstance(content, dict) else f"a {type(content).__name__}"
         raise CheckpointError(
-            f"{os.fspath(path)} is not a checkpoint of a module: it holds "
-            f"{sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__}, and "
-            "no 'state_dict'."
+            f"{name} is not a checkpoint of a module: it holds {held}, and no 'state_dict' of names and "
+            "tensors. Take a file that a Trainer wrote."
         )
     return content
+
+
+def _damaged_part(path: str | os.PathLike[str]) -> str | None:
+    """Return the first part of a zip file whose checksum is wrong, or None; None for other files."""
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()

@@ -216,9 +216,7 @@ def restore_training(engine: Engine, content: dict[str, Any]) -> Resumed | None:
     if mine is None:
         return None
     return Resumed(
-        reading=ReadingState(
-            epoch_rng=mine["epoch_rng"], generators=mine["generators"], rng=mine["rng"]
-        ),
+        reading=ReadingState(epoch_rng=mine["epoch_rng"], generators=mine["generators"], rng=mine["rng"]),
         fingerprint=Cursor.from_dict(ours["cursor"]).fingerprint,
         totals=(batches, samples),
         metrics=mine["metrics"],
@@ -227,7 +225,7 @@ def restore_training(engine: Engine, content: dict[str, Any]) -> Resumed | None:
 
 
 def _take_from_lightning(engine: Engine, content: dict[str, Any]) -> None:
-    """Take Lightning's counters: it keeps neither random states nor the order of samples, so an epoch starts."""
+    """Take Lightning's counters. It keeps neither random states nor the order of samples: an epoch starts."""
     engine.precision.load_state_dict(content.get("MixedPrecision") or {})
     loop = (content.get("loops") or {}).get("fit_loop") or {}
     batches = loop.get("epoch_loop.batch_progress") or {}
@@ -235,8 +233,8 @@ def _take_from_lightning(engine: Engine, content: dict[str, Any]) -> None:
     engine.state.restore({"epoch": content["epoch"] + ended, "global_step": content["global_step"]})
     if not ended and engine.is_global_zero:
         warnings.warn(
-            f"{engine.job.ckpt_path} was written by Lightning after {batches['current']['ready']} batches of epoch "
-            f"{content['epoch']}, and does not say which samples those were: this epoch starts again. "
+            f"{engine.job.ckpt_path} was written by Lightning after {batches['current']['ready']} batches of "
+            f"epoch {content['epoch']}, and does not say which samples those were: this epoch starts again. "
             "Use a checkpoint of the end of an epoch to avoid it.",
             stacklevel=2,
         )

@@ -76,6 +76,7 @@ def test_an_interrupted_driver_leaves_nothing(
         out, err = driver.communicate(timeout=60)
     finally:
         driver.kill()
+        driver.wait()
     assert out == "alive False\n"
     assert driver.returncode != 0
     assert err.count("Traceback") <= 1

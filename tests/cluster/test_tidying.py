@@ -52,6 +52,7 @@ def test_only_notices_about_our_workers_are_held_back(monkeypatch: pytest.Monkey
     from ray._private import worker
 
     printed: list[str] = []
+    noise.unmute()  # groups of other tests may have muted theirs
     monkeypatch.setattr(worker, "print_to_stdstream", lambda data, **_: printed.extend(data["lines"]))
     lines = ["A worker died. Worker PID: 41 Worker exit type: X", "A worker died. Worker PID: 42"]
     noise.mute_deaths([41])

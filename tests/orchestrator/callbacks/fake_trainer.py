@@ -105,6 +105,16 @@ class FakeTrainer:
         self.call("on_train_end")
 
 
+def fit(root: Path, values: list[float], checkpoint: Callback, **changes: Any) -> FakeTrainer:
+    """Train an epoch for each value of the metric ``v``."""
+    trainer = FakeTrainer(root, checkpoint, **changes)
+    trainer.start()
+    for value in values:
+        trainer.epoch(v=value)
+    trainer.end()
+    return trainer
+
+
 def steps_saved(directory: Path) -> dict[str, int]:
     """Return the step in each checkpoint of `directory`, by file name."""
     return {path.name: int(json.loads(path.read_text())["step"]) for path in sorted(directory.iterdir())}
