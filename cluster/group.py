@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from cluster import actors, network, noise, session
 from cluster.dispatch import Dispatch, Listeners, OnAsk, OnEvent, OnOutput
+from cluster.environment import defaulted
 from cluster.errors import GroupError, PlacementError, StartError
 from cluster.placement import Reservation, reserve
 from cluster.process_group import StoreServer
@@ -95,6 +96,8 @@ class WorkerGroup:
         on_output: OnOutput | None = None,
     ) -> list[T]:
         """Call `fn(context, *args)` on every worker and wait for all; each gets its own copy of fn and args.
+
+        It is called in a thread that is not its process's main thread, so it cannot install signal handlers.
 
         Args:
             fn: the callable; its first argument is the `WorkerContext`.
@@ -192,8 +195,8 @@ class WorkerGroup:
         lives = self._lives = [actor.live.options(concurrency_group="life").remote() for actor in spawned]
         env = dict(self.spec.env)
         calls = [actor.prepare.remote(env) for actor in spawned]
-        import torch.distributed  # noqa: F401  now, while the workers import it too
-
+        with defaulted(TORCH_CPP_LOG_LEVEL="ERROR"):  # hides a harmless line on missing reverse DNS
+            import torch.distributed  # noqa: F401  now, while the workers import it too
         names = [f"worker {index}" for index in range(len(calls))]
         places = actors.collect(calls, names=names, doing="start", deadline=deadline)
         ranked = assign_ranks(places)

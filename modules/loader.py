@@ -241,11 +241,11 @@ def _copy_with(loader: DataLoader[Any], parts: dict[str, Any]) -> DataLoader[Any
 
 def _samplers(reader: Any) -> list[Any]:
     """Return the samplers that `reader` reads through, each once, the outermost first."""
-    batches = getattr(reader, "batch_sampler", None)
     found: list[Any] = []
-    for sampler in (batches, getattr(batches, "sampler", None), getattr(reader, "sampler", None)):
-        if sampler is not None and all(sampler is not other for other in found):
-            found.append(sampler)
+    for owner in (getattr(reader, "batch_sampler", None), getattr(reader, "sampler", None)):
+        for sampler in (owner, getattr(owner, "sampler", None)):
+            if sampler is not None and all(sampler is not other for other in found):
+                found.append(sampler)
     return found
 
 

@@ -54,8 +54,7 @@ def seed_everything(seed: int | None = None, workers: bool = False, verbose: boo
 
 
 def global_seed() -> int | None:
-    """Return the seed of the last `seed_everything`, in this process or the one that started it; None without
-    one.
+    """Return the seed of the last `seed_everything`, here or in the process that started this; else None.
 
     Raises:
         ValueError: The environment variable that carries it was set to something else.
@@ -84,6 +83,15 @@ def fold(*keys: int | str) -> int:
     """Return a 32-bit seed that depends on every key and its place: the same on any machine, at any time."""
     digest = hashlib.blake2b(repr(keys).encode(), digest_size=4).digest()
     return int.from_bytes(digest, "little")
+
+
+def fold_rank(rank: int) -> None:
+    """Give this process a random stream of its own, a function of the present one and of `rank`.
+
+    Ranks that start from equal streams get different ones, and other ones each time.
+    """
+    present = hashlib.blake2b(torch.get_rng_state().numpy().tobytes()).hexdigest()
+    set_seed(fold(present, "rank", rank))
 
 
 def capture() -> dict[str, Any]:

@@ -155,8 +155,10 @@ class Engine:
         fn = self.job.fn
         self._fold_seed()
         self._prepare_data()
+        self.slots.enter("setup")
         for hook in self.hooks.of_datamodule("setup") + self.hooks["setup"]:
             hook(fn)
+        self.slots.enter("configure_model")
         self.module.configure_model()
         checkpoint = contents.read_for(self) if self.job.ckpt_path is not None else None
         if checkpoint is not None:
@@ -210,6 +212,7 @@ class Engine:
 
     def call_teardown(self) -> None:
         """Call the teardown hooks: data module, callbacks, module."""
+        self.slots.enter("teardown")
         for hook in self.hooks.of_datamodule("teardown") + self.hooks["teardown"]:
             hook(self.job.fn)
 
@@ -218,9 +221,10 @@ class Engine:
     def _fold_seed(self) -> None:
         """Give every rank but the first its own random stream; rank 0 goes on with the driver's."""
         if self.place.rank > 0:
-            rng.set_seed(rng.fold(torch.initial_seed(), "rank", self.place.rank))
+            rng.fold_rank(self.place.rank)
 
     def _prepare_data(self) -> None:
+        self.slots.enter("prepare_data")
         for owner in (self.hooks.of_datamodule("prepare_data"), self.hooks.of_module("prepare_data")):
             for hook in owner:
                 per_node = getattr(getattr(hook, "__self__", None), "prepare_data_per_node", True)
@@ -246,6 +250,7 @@ class Engine:
         return transfer
 
     def _configure_optimizers(self) -> None:
+        self.slots.enter("configure_optimizers")
         self.optimizers, self.schedulers = parse(self.module.configure_optimizers())
         if len(self.optimizers) > 1:
             raise MisconfigurationError(
@@ -292,6 +297,7 @@ class Engine:
             return given
         name = f"{kind}_dataloader"
         hook = self.hooks.data_hook(name)
+        self.slots.enter(name)
         found = hook() if hook is not None else None
         if found is None:
             where = "fit" if kind == "train" else {"val": "validate"}.get(kind, kind)

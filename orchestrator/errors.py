@@ -2,9 +2,9 @@
 
 ```
 Exception
-└── MisconfigurationError (ValueError)   an argument or a combination cannot work; found before anything starts
+└── MisconfigurationError (ValueError)   arguments that cannot work; found before anything starts
 BaseException
-└── TrialStopped                         in orchestrator.sweep.stopped: a sweep ended this trial early
+└── TrialStopped                         a sweep ended this trial early (orchestrator.sweep.stopped)
 ```
 
 Failures of processes and of the cluster are in `cluster.errors`. Lightning raises

@@ -130,8 +130,8 @@ def _by_loader(
         value = values.get((slot.name, slot.hook))
         if value is None:
             continue
-        _, mark, number = slot.name.rpartition("/dataloader_idx_")
-        for index in [int(number)] if mark and num_loaders > 1 else range(num_loaders):
+        _, mark, number = slot.loader.rpartition("_")
+        for index in [int(number)] if mark else range(num_loaders):
             results[index][slot.epoch_name] = value
     return results
 
@@ -177,17 +177,21 @@ def _evaluation_mode(engine: Engine, hook: str) -> Iterator[None]:
     """Put every submodule into eval mode, and afterwards each back into its own; or do as the module says."""
     module, own = engine.module, engine.hooks.of_module
     modes = [(item, item.training) for item in module.modules()]
+
+    def back() -> None:
+        for item, mode in modes:
+            if item.training is not mode:
+                item.training = mode
+
     for to_eval in own(f"on_{hook}_model_eval") or (module.eval,):
         to_eval()
     try:
         yield
-    finally:
-        to_train = own(f"on_{hook}_model_train")
-        for call in to_train:
-            call()
-        for item, mode in () if to_train else modes:
-            if item.training is not mode:
-                item.training = mode
+    except BaseException:
+        back()
+        raise
+    for to_train in own(f"on_{hook}_model_train") or (back,):
+        to_train()
 
 
 def gradient_context(inference: bool) -> AbstractContextManager[Any]:

@@ -154,7 +154,6 @@ class _Loop:
                 rng.restore(resumed.reading.rng)
             state.epoch_batches = 0
             state.validated = state.epoch_ended = False
-            engine.train_slots.clear()
             engine.call("on_train_epoch_start")
             feed.start(state.epoch)
         self.end_epoch(self.run_batches())
@@ -308,6 +307,7 @@ class _Loop:
         engine.agree_on_stopping()
         engine.log_epoch(slots, reduced)
         engine.show("train", state.epoch_batches, self.feed.num_batches, done=True)
+        slots.clear()
         slots.table = slots.batch = None
         state.end_epoch(*self.feed.totals(state.epoch_batches))
         self.feed.close()

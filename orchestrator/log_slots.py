@@ -65,8 +65,11 @@ _CHOICES = ("prog_bar", "logger", "on_step", "on_epoch", "reduce", "sync", "rank
 class Slot:
     """One metric of one hook: how it was asked for, and what has come in.
 
-    `flags` are the arguments as the user wrote them; None in a slot that comes from a checkpoint, until they
-    are seen.
+    Attributes:
+        name: What it is called, `suffix` included.
+        suffix: The part of the name that says which evaluation loader; empty where there is one.
+        loader: The suffix of the loader that it was logged for, even where the name is without.
+        flags: The arguments as the user wrote them; None in a slot from a checkpoint, until they are seen.
     """
 
     __slots__ = (
@@ -77,6 +80,7 @@ class Slot:
         "host_last",
         "host_sum",
         "last",
+        "loader",
         "logger",
         "name",
         "on_epoch",
@@ -85,6 +89,7 @@ class Slot:
         "rank_zero_only",
         "reduce",
         "stepped",
+        "suffix",
         "sync",
         "total",
         "updates",
@@ -104,8 +109,12 @@ class Slot:
         reduce: str,
         sync: bool,
         rank_zero_only: bool,
+        suffix: str = "",
+        loader: str = "",
     ) -> None:
         self.name = name
+        self.suffix = suffix
+        self.loader = loader
         self.hook = hook
         self.flags = flags
         self.prog_bar = prog_bar
@@ -125,12 +134,15 @@ class Slot:
     @property
     def step_name(self) -> str:
         """What the value of a step is called."""
-        return f"{self.name}_step" if self.on_epoch else self.name
+        return self._forked("_step") if self.on_epoch else self.name
 
     @property
     def epoch_name(self) -> str:
         """What the value of an epoch is called."""
-        return f"{self.name}_epoch" if self.on_step else self.name
+        return self._forked("_epoch") if self.on_step else self.name
+
+    def _forked(self, mark: str) -> str:
+        return f"{self.name.removesuffix(self.suffix)}{mark}{self.suffix}"
 
     def clear(self) -> None:
         """Forget the epoch's values."""
@@ -161,7 +173,7 @@ class Slot:
         """Take a detached tensor of one element."""
         if self.on_step:
             if self.last is None:
-                self.last = torch.empty((), dtype=_wide(value), device=value.device)
+                self.last = torch.empty((), dtype=_wide(self.name, value), device=value.device)
                 if value.dtype is torch.float64:
                     self.dtype = torch.float64
             self.last.copy_(value)
@@ -179,12 +191,16 @@ class Slot:
 
     def _make_total(self, value: Tensor) -> None:
         start = float(self.total) if self.total is not None else 0.0 if not self.extreme else self.host_sum
-        self.total = torch.full((), start, dtype=_wide(value), device=value.device)
+        self.total = torch.full((), start, dtype=_wide(self.name, value), device=value.device)
         if value.dtype is torch.float64:
             self.dtype = torch.float64
 
 
-def _wide(value: Tensor) -> torch.dtype:
+def _wide(name: str, value: Tensor) -> torch.dtype:
+    if value.is_complex():
+        raise MisconfigurationError(
+            f"self.log({name!r}, ...) got a complex tensor. Log a number that is real, say by .abs()."
+        )
     return torch.float32 if value.device.type == "mps" else torch.float64
 
 
@@ -321,6 +337,8 @@ class LogSlots:
             reduce=reduce,
             sync=bool(sync),
             rank_zero_only=bool(rank_zero_only),
+            suffix=suffix,
+            loader=table.suffix,
         )
         if suffix == "" and table.suffix:
             twin = next((other for other in self._slots if other.name == name and other.hook == hook), None)
@@ -388,7 +406,10 @@ class LogSlots:
         ]
 
     def restore(self, state: list[dict[str, Any]]) -> None:
-        """Take back what `state` returned: logging goes on adding where it left off."""
+        """Take back what `state` returned, and nothing else: logging goes on adding where it left off."""
+        self._slots.clear()
+        for table in self._tables.values():
+            table.clear()
         for saved in state:
             slot = Slot(saved["name"], saved["hook"], None, **{choice: saved[choice] for choice in _CHOICES})
             if saved["total"] is not None:

@@ -249,7 +249,11 @@ def test_every_test_states_its_rule() -> None:
     """Each test function has a docstring of one sentence."""
     wrong = []
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        classes = [
+            node for node in tree.body if isinstance(node, ast.ClassDef) and node.name.startswith("Test")
+        ]
+        for node in [*tree.body, *(child for group in classes for child in group.body)]:
             if isinstance(node, Function) and node.name.startswith("test_"):
                 docstring = ast.get_docstring(node)
                 if docstring is None or "\n\n" in docstring or not docstring.endswith("."):

@@ -24,8 +24,10 @@ def small_spec(num_workers: int, **options: object) -> GroupSpec:
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
-    """Ray as `connect` starts it on this machine."""
-    session.connect()
+    """Ray as `connect` starts it on this machine, whatever else runs here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", "local")
+        session.connect()
     yield
     pool.end()
     session.shutdown()
@@ -72,10 +74,10 @@ def driver_command(program: str, folder: Path) -> list[str]:
 
 
 def driver_environment(folder: Path, **variables: str) -> dict[str, str]:
-    """This environment without Ray's variables; HOME is an empty folder."""
+    """This environment without Ray's variables, and with a Ray of its own; HOME is an empty folder."""
     home = folder / "home"
     home.mkdir(exist_ok=True)
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHONBREAKPOINT"))
     }
-    return {**kept, "HOME": str(home), "PYTHONPATH": str(ROOT), **variables}
+    return {**kept, "RAY_ADDRESS": "local", "HOME": str(home), "PYTHONPATH": str(ROOT), **variables}

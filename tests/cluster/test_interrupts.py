@@ -69,7 +69,8 @@ def test_an_interrupted_driver_leaves_nothing(
     )
     try:
         assert driver.stdout is not None
-        assert driver.stdout.readline() == "begun\n"
+        if driver.stdout.readline() != "begun\n":
+            pytest.fail(f"The driver ended early:\n{driver.communicate(timeout=60)[1]}")
         processes = psutil.Process(driver.pid).children(recursive=True)
         assert processes
         (os.killpg if whole_group else os.kill)(driver.pid, number)

@@ -84,15 +84,17 @@ assert time.monotonic() - begun < 30
 """
 
 ATTACH_AND_LEAVE = """
-import os, time
+import os, shutil, tempfile, time
 import pytest, ray
 from ray.cluster_utils import Cluster
 from cluster import PlacementError, WorkerDied, WorkerGroup, session
 from tests.cluster.conftest import small_spec
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+folder = tempfile.mkdtemp(dir="/tmp")  # others who look for a cluster on this machine do not find this one
+head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": folder}
+cluster = Cluster(initialize_head=True, head_node_args=head)
+nodes = [cluster.add_node(num_cpus=1, temp_dir=folder) for _ in range(2)]
 os.environ["RAY_ADDRESS"] = cluster.address
 
 session.connect()
@@ -131,22 +133,38 @@ assert not group.alive
 
 session.shutdown()
 assert not ray.is_initialized()
-session.connect()  # the cluster is still there
+del os.environ["RAY_ADDRESS"]
+os.environ["RAY_TMPDIR"] = folder
+os.mkdir(f"{folder}/ray")
+with open(f"{folder}/ray/ray_current_cluster", "w") as note:  # as `ray start` leaves it
+    note.write(cluster.address)
+session.connect()  # the cluster is still there, and is found
+assert not session.owned()
 assert any(node["Alive"] for node in ray.nodes())
 session.shutdown()
 
+ray.init(cluster.address, log_to_driver=False, configure_logging=False)
+session.connect()  # nothing to do, and so nothing to undo
+assert not session.owned()
+session.shutdown()
+assert ray.is_initialized()
+ray.shutdown()
 cluster.shutdown()
+shutil.rmtree(folder)
 print("ok")
 """
 
 WRONG_TOKEN = """
-import os, subprocess, sys
+import os, shutil, subprocess, sys, tempfile
 from ray.cluster_utils import Cluster
 
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+folder = tempfile.mkdtemp(dir="/tmp")
+head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": folder}
+cluster = Cluster(initialize_head=True, head_node_args=head)
 variables = {**os.environ, "RAY_ADDRESS": cluster.address, "RAY_AUTH_MODE": "disabled"}
 subprocess.run([sys.executable, "-c", os.environ["CHILD"]], env=variables, check=True)
 cluster.shutdown()
+shutil.rmtree(folder)
 """
 
 

@@ -1,4 +1,4 @@
-"""What the tests of training on a group share: small modules, data, and trainers whose workers fit on two cores."""
+"""What the tests of training on a group share: modules, data, and trainers whose workers fit on two cores."""
 
 from __future__ import annotations
 

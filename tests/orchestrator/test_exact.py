@@ -149,7 +149,7 @@ def test_bf16_is_autocast_around_the_step_only() -> None:
 
 @pytest.mark.parametrize("clip_value", [None, 0.05])
 def test_fp16_scales_the_loss_and_skips_a_step_that_overflows(clip_value: float | None) -> None:
-    """In 16-mixed a step whose gradients overflow changes no weight and halves the scale, as GradScaler does."""
+    """In 16-mixed a step whose gradients overflow changes no weight and halves the scale, as in the loop."""
 
     def factor(batch: int) -> float:
         return 1e38 if batch == 5 else 1.0
@@ -382,7 +382,7 @@ def test_lbfgs_with_accumulation_is_refused() -> None:
 
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_an_overridden_optimizer_step_gets_a_closure_that_does_the_rest(accumulate: int) -> None:
-    """optimizer_step may set the rate and must call the closure; forward, backward and clipping run inside."""
+    """optimizer_step may set the rate and must call the closure: forward, backward and clipping run in it."""
 
     class WarmsUp(Tiny):
         def optimizer_step(
@@ -421,9 +421,7 @@ def test_overridden_backward_zeroing_and_clipping_replace_the_built_in_ones() ->
             self.calls.append("backward")
             (loss * 3).backward()
 
-        def optimizer_zero_grad(
-            self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer
-        ) -> None:
+        def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
             self.calls.append(f"zero {epoch} {batch_idx}")
             optimizer.zero_grad(set_to_none=False)
 

@@ -39,8 +39,8 @@ def footprint():
     threads = {thread.name for thread in threading.enumerate()}
     children = {process.pid for process in psutil.Process().children(recursive=True)}
     folders = {name for name in os.listdir("/tmp") if str(os.getpid()) in name}
-    imports = {"RAY_CLIENT_MODE", "TORCHINDUCTOR_CACHE_DIR", "PYTORCH_NVML_BASED_CUDA_CHECK"}  # set by libraries, on import
-    environment = {name: value for name, value in os.environ.items() if name not in imports}
+    by_libraries = {"RAY_CLIENT_MODE", "TORCHINDUCTOR_CACHE_DIR", "PYTORCH_NVML_BASED_CUDA_CHECK"}
+    environment = {name: value for name, value in os.environ.items() if name not in by_libraries}
     return threads, children, folders, environment, os.getcwd()
 
 
@@ -58,7 +58,8 @@ if __name__ == "__main__":
         group_trainer("out").fit(Waits(), loader(32))
     pl.shutdown()
     after = footprint()
-    for name, (one, other) in dict(zip(("threads", "children", "folders", "environment", "cwd"), zip(before, after))).items():
+    names = ("threads", "children", "folders", "environment", "cwd")
+    for name, one, other in zip(names, before, after):
         if one != other:
             print("LEFT", name, one, other)
 """
@@ -92,7 +93,7 @@ def test_shutdown_leaves_nothing(tmp_path: Path, how: str) -> None:
 
 
 def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
-    """Ctrl-C in a terminal ends driver and workers, one traceback at most, and leaves no process and no folder."""
+    """Ctrl-C in a terminal ends driver and workers, with one traceback at most, and leaves nothing."""
     driver = start(tmp_path, "interrupt")
     try:
         assert driver.stdout is not None

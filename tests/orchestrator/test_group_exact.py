@@ -1,4 +1,4 @@
-"""Training on a group computes what it must: DDP's own bits, and exact means where ranks have unequal data."""
+"""Training on a group computes what it must: DDP's own bits, and exact means over unequal data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from cluster import GroupSpec, WorkerContext, pool
 from tests.orchestrator.groups import HALF_A_CPU, Net, group_trainer, loader, points
 
 pytestmark = pytest.mark.ray
-
 
 
 class Wide(Net):
@@ -91,7 +90,7 @@ class Sgd(Net):
 
 @pytest.mark.parametrize(("length", "ranks", "accumulate"), [(37, 2, 1), (33, 2, 1), (50, 3, 2), (17, 4, 3)])
 def test_uneven_ends_weigh_samples(tmp_path: Path, length: int, ranks: int, accumulate: int) -> None:
-    """Every sample is used once, and each micro-batch is the mean over the samples that all ranks have in it."""
+    """Every sample is used once, and a micro-batch is the mean over the samples that all ranks have."""
     batch_size = 4
     module = Sgd()
     trainer = group_trainer(tmp_path, ranks, max_epochs=1, accumulate_grad_batches=accumulate)

@@ -71,7 +71,7 @@ def test_the_driver_holds_the_result(tmp_path: Path) -> None:
 
 
 def test_a_warm_group_serves_call_after_call(tmp_path: Path) -> None:
-    """Fit, validate, test, predict and fit again run in the same processes, and predictions keep their order."""
+    """Fit, validate, test, predict and fit again run in the same processes; predictions keep their order."""
     module, recorder = Net(), Recorder()
     trainer = group_trainer(tmp_path, callbacks=[recorder], max_epochs=1)
     trainer.fit(module, loader(30))
@@ -180,14 +180,18 @@ def test_training_resumes_on_a_group_bit_for_bit(tmp_path: Path) -> None:
 def test_more_workers_than_cpus_is_refused_with_the_arithmetic(tmp_path: Path) -> None:
     """A gang that can never fit is refused at once, saying what was asked and what there is."""
     with pytest.raises(PlacementError, match=r"64.*CPU"):
-        pl.Trainer(accelerator="cpu", devices=64, default_root_dir=tmp_path, logger=False).fit(Net(), loader(32))
+        pl.Trainer(accelerator="cpu", devices=64, default_root_dir=tmp_path, logger=False).fit(
+            Net(), loader(32)
+        )
 
 
 def test_stopping_on_one_rank_stops_all_together(tmp_path: Path) -> None:
     """should_stop set on one rank ends training on all at the next log point."""
 
     class Stops(pl.Callback):
-        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        def on_train_batch_end(
+            self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
             if trainer.global_rank == 1 and trainer.global_step == 2:
                 trainer.should_stop = True
 

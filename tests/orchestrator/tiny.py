@@ -1,4 +1,4 @@
-"""What the tests of the engine in one process share: a module that does what it is told, data, a quiet Trainer."""
+"""What the tests of the engine in one process share: a small module, data, and a quiet Trainer."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Validated(Tiny):
 
 
 def quiet_trainer(*callbacks: pl.Callback, **arguments: Any) -> pl.Trainer:
-    """A Trainer in this process that writes nothing and trains one epoch without a sanity check, unless told."""
+    """A Trainer in this process that trains one epoch and writes nothing, unless told otherwise."""
     defaults: dict[str, Any] = {
         "max_epochs": 1,
         "logger": False,
