@@ -179,7 +179,7 @@ def _attach(address: str, *, found: bool) -> _Session:
     import ray
 
     hint = (
-        "Start Ray there, or correct or unset RAY_ADDRESS. If it does run: "
+        "Start Ray there, or correct RAY_ADDRESS (RAY_ADDRESS=local starts one of our own). If it does run: "
         "its RAY_AUTH_MODE and token may differ from ours "
         f"(RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE', 'not set')})."
     )

@@ -50,6 +50,8 @@ class RankLoader:
         num_batches: Batches in an epoch, of the rank that has most; None when that is not known.
         plan: How many samples each rank has in each batch; None when ranks cannot know it in advance.
         exact: `num_batches` can be trusted.
+        kept: Worker processes that stay for all epochs have been started already, so no seed is drawn for
+            them again. A checkpoint needs its value at the epoch's start; set it on a loader that goes on.
 
     Raises:
         ValueError: The source is several loaders, a sampler of another rank, or a sampler without a length.
@@ -72,6 +74,7 @@ class RankLoader:
         self.plan: BatchPlan | None = None
         self.num_batches: int | None = None
         self._stride: tuple[int, int] | None = None
+        self._epoch = 0
         self._reader: Iterable[Any] = source
         if world_size > 1 and isinstance(source, DataLoader):
             parts = _share(source, rank, world_size, seed, pad, whole_batches) if shard else {}
@@ -92,6 +95,8 @@ class RankLoader:
             self.num_batches = _length(self._reader, self._stride)
         alike = world_size == 1 or _is_equal_by_design(self._reader)
         self.exact = self.plan is not None or (alike and _is_exact(source))
+        self.kept = getattr(source, "_iterator", None) is not None
+        self._generators = own_generators(self._reader, *_samplers(self._reader))
 
     @property
     def fingerprint(self) -> str:
@@ -103,6 +108,7 @@ class RankLoader:
 
     def start_epoch(self, epoch: int) -> None:
         """Tell samplers and data sets that have ``set_epoch`` which epoch the next iteration reads."""
+        self._epoch = epoch
         for target in (*_samplers(self._reader), getattr(self.source, "dataset", None)):
             tell_epoch(target, epoch)
         self._take_plan()
@@ -121,7 +127,7 @@ class RankLoader:
         may set them afterwards. A map-style data set is not asked for skipped samples; if it draws random
         numbers inside worker processes, these start again as at the beginning of an epoch.
         """
-        reader = self._reader
+        reader = self._keep_processes()
         if skip and isinstance(reader, DataLoader) and not isinstance(reader.dataset, IterableDataset):
             slot = "sampler" if reader.batch_sampler is None else "batch_sampler"
             skipping = SkipBatches(getattr(reader, slot), skip)
@@ -138,7 +144,19 @@ class RankLoader:
         """Return the random generators of the user's own that reading draws from; their state belongs to a
         checkpoint.
         """
-        return own_generators(self._reader, *_samplers(self._reader))
+        return list(self._generators)
+
+    def _keep_processes(self) -> Iterable[Any]:
+        """Return the reader; one that starts its processes where they should be running already draws the
+        seed for them from a generator apart, so that the process's own goes on as if they were.
+        """
+        reader = self._reader
+        if isinstance(reader, DataLoader) and reader.persistent_workers:
+            if self.kept and reader._iterator is None:
+                seed = rng.fold(torch.initial_seed(), "processes", self._epoch)
+                reader = self._reader = _copy_with(reader, {"generator": torch.Generator().manual_seed(seed)})
+            self.kept = True
+        return reader
 
 
 def _refuse_several(source: object) -> None:

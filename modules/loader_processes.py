@@ -1,7 +1,7 @@
 """The worker processes of a DataLoader on a group: never forked, and given by value what they cannot import.
 
 A rank's process holds threads of Gloo and of the store, and forking it hangs now and then; so loader
-processes come from a fork server, which has torch loaded before the first of them. What they are given (data
+processes come from a fork server, which has loaded torch and the pickler once for all of them. What they are given (data
 set, collate function, ...) is pickled on the way. Classes of the user's script live in a rank's process
 without being importable from anywhere, so plain pickle refuses them; a pickler that takes them by value can
 be given. Tensors stay in shared memory either way. What cannot be pickled at all fails with a `PicklingError`
@@ -14,6 +14,7 @@ import io
 import multiprocessing.context
 import pickle
 from collections import ChainMap
+from collections.abc import MutableMapping
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -29,8 +30,8 @@ class LoaderContext(multiprocessing.context.ForkServerContext):
 
     def __init__(self, pickler: type[Any] | None = None) -> None:
         super().__init__()
-        self.pickler = pickler or ForkingPickler
-        self.set_forkserver_preload(_PRELOADED)
+        self.pickler = pickler or pickle.Pickler
+        self.set_forkserver_preload([*_PRELOADED, self.pickler.__module__])
 
     def Process(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Return a process that is not started yet; arguments as of `multiprocessing.Process`."""
@@ -59,12 +60,13 @@ class _Parcel:
 
     def __reduce__(self) -> tuple[Any, ...]:
         buffer = io.BytesIO()
-        pickler = self.pickler(buffer, pickle.HIGHEST_PROTOCOL)
-        # First, how queues, connections and shared tensors reach a process that is being started.
-        tables = ForkingPickler(buffer).dispatch_table, getattr(pickler, "dispatch_table", {})
-        pickler.dispatch_table = ChainMap(*tables)
+        # First, how queues, connections and shared tensors reach a process that is being started. The table
+        # stands in the class, because a pickler looks for it while it is built.
+        own = getattr(self.pickler, "dispatch_table", None)
+        table = ChainMap(ForkingPickler(buffer).dispatch_table, own if isinstance(own, MutableMapping) else {})
+        packer = type("Packer", (self.pickler,), {"dispatch_table": table})
         try:
-            pickler.dump(self.value)
+            packer(buffer, pickle.HIGHEST_PROTOCOL).dump(self.value)
         except Exception as error:
             raise pickle.PicklingError(
                 f"What a DataLoader's worker processes need cannot be sent to them: {error}. Create it where "

@@ -111,10 +111,10 @@ def _devices_per_node(settings: Settings, use_gpu: bool, cuda_devices: int, tria
 
 def _refuse_contradiction(settings: Settings, scaling_config: Any) -> None:
     workers = scaling_config.num_workers
-    if isinstance(workers, bool) or not isinstance(workers, int):
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise MisconfigurationError(
-            f"Trainer(scaling_config=...) has num_workers={workers!r}. Use one whole number; a range is "
-            "not supported."
+            f"Trainer(scaling_config=...) has num_workers={workers!r}. Use one whole number of at least 1; a "
+            "range is not supported."
         )
     asked = settings.devices if isinstance(settings.devices, int) else None
     if asked is not None and asked * settings.num_nodes != workers:

@@ -1,4 +1,4 @@
-"""What every test gets: a guard against what it leaves behind, and hypothesis runs that repeat.
+"""What every test gets: a Ray of its own, a guard against what it leaves behind, hypothesis runs that repeat.
 
 The guard fails a test at its teardown, naming what is left (tests/leaks.py says what counts), and likewise a
 test module whose own fixtures leave something.
@@ -28,8 +28,16 @@ def _guard(culprit: str) -> Iterator[None]:
         pytest.fail(f"{culprit} left behind:\n  " + "\n  ".join(leaks), pytrace=False)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _attach_to_no_cluster() -> Iterator[None]:
+    """Keep tests, and the programs that they start, off a Ray cluster that happens to run on this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", "local")
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
-def _module_leaves_nothing_behind() -> Iterator[None]:
+def _module_leaves_nothing_behind(_attach_to_no_cluster: None) -> Iterator[None]:
     yield from _guard("The fixtures of this module")
 
 

@@ -38,11 +38,11 @@ PLAIN: dict[str, Make] = {
     "replacement": lambda: DataLoader(Noisy(90), sampler=RandomSampler(range(90), replacement=True)),
     "weighted": lambda: DataLoader(Noisy(11), sampler=WeightedRandomSampler([1.0] * 11, 8)),
     "subset": lambda: DataLoader(Noisy(11), batch_size=3, sampler=SubsetRandomSampler(range(7))),
-    "own sampler": lambda: DataLoader(Noisy(11), batch_size=3, sampler=Evens(11)),
+    "own sampler": lambda: DataLoader(Noisy(11), sampler=Evens(11)),
     "own batches": lambda: DataLoader(
         Noisy(11), batch_sampler=BatchSampler(RandomSampler(range(11), generator=own()), 3, False)
     ),
-    "ready batches": lambda: DataLoader(Noisy(5), batch_sampler=[[0, 1], [2], [3, 4]]),
+    "ready batches": lambda: DataLoader(Noisy(5), batch_sampler=[[0, 1], [2], [3], [4]]),
     "no batching": lambda: DataLoader(Noisy(11), batch_size=None, shuffle=True),
     "no batching, lists": lambda: DataLoader(
         Numbers(11), batch_size=None, sampler=BatchSampler(RandomSampler(range(11)), 3, False)
@@ -105,27 +105,41 @@ def test_one_rank_gets_the_users_own_loader() -> None:
 @pytest.mark.parametrize("make", PLAIN.values(), ids=PLAIN)
 @pytest.mark.parametrize("skip", [1, 3])
 def test_a_resumed_epoch_goes_on_with_the_same_batches(make: Make, skip: int) -> None:
-    """With the generators set as at the epoch's start for skipping, and as at the break for the rest, the
-    epoch ends as if it had not been left, the numbers drawn included.
+    """With the generators set as at the epoch's start for skipping, and as at the break for the rest, this
+    epoch and the next are as if reading had not been broken off, the numbers drawn included.
     """
     source = RankLoader(make())
     seed_all()
-    batches(source)
+    batches(source)  # the first epoch is the one in which kept processes start
     epoch_rng, owned = rng.capture(), [item.get_state() for item in source.generators()]
+    kept = source.kept
     iterator = source.iterate()
     for _ in range(skip):
         next(iterator)
     torch.rand(5)  # what training draws in between
     now = rng.capture()
-    expected = [plain(batch) for batch in iterator], drawn()
+    expected = [plain(batch) for batch in iterator], batches(source), drawn()
 
     again = RankLoader(make())
+    again.kept = kept
     rng.restore(epoch_rng)
     for generator, state in zip(again.generators(), owned, strict=True):
         generator.set_state(state)
     rest = again.iterate(skip)
     rng.restore(now)
-    assert ([plain(batch) for batch in rest], drawn()) == expected
+    assert ([plain(batch) for batch in rest], batches(again), drawn()) == expected
+
+
+def test_the_first_epoch_can_be_resumed_with_kept_processes() -> None:
+    """Processes that started in the epoch that is resumed are not started anew, in effect, in the next."""
+    (make,) = [PLAIN["kept processes"]]
+    source, again = RankLoader(make()), RankLoader(make())
+    seed_all()
+    expected = [batches(source)[2:], batches(source), drawn()]
+    seed_all()
+    assert not again.kept
+    assert [batches(again, skip=2), batches(again), drawn()] == expected
+    assert again.kept
 
 
 def test_a_map_style_data_set_is_not_asked_for_what_is_skipped() -> None:
