@@ -95,7 +95,7 @@ class RankLoader:
             self.num_batches = _length(self._reader, self._stride)
         alike = world_size == 1 or _is_equal_by_design(self._reader)
         self.exact = self.plan is not None or (alike and _is_exact(source))
-        self.kept = getattr(source, "_iterator", None) is not None
+        self.kept = getattr(self._reader, "_iterator", None) is not None
         self._generators = own_generators(self._reader, *_samplers(self._reader))
 
     @property

@@ -1,11 +1,11 @@
 """The worker processes of a DataLoader on a group: never forked, and given by value what they cannot import.
 
 A rank's process holds threads of Gloo and of the store, and forking it hangs now and then; so loader
-processes come from a fork server, which has loaded torch and the pickler once for all of them. What they are given (data
-set, collate function, ...) is pickled on the way. Classes of the user's script live in a rank's process
-without being importable from anywhere, so plain pickle refuses them; a pickler that takes them by value can
-be given. Tensors stay in shared memory either way. What cannot be pickled at all fails with a `PicklingError`
-that says what to do.
+processes come from a fork server, which has loaded torch and the pickler once for all of them. What they are
+given (data set, collate function, ...) is pickled on the way. Classes of the user's script live in a rank's
+process without being importable from anywhere, so plain pickle refuses them; a pickler that takes them by
+value can be given. Tensors stay in shared memory either way. What cannot be pickled at all fails with a
+`PicklingError` that says what to do.
 """
 
 from __future__ import annotations
@@ -62,9 +62,11 @@ class _Parcel:
         buffer = io.BytesIO()
         # First, how queues, connections and shared tensors reach a process that is being started. The table
         # stands in the class, because a pickler looks for it while it is built.
+        tables: list[Any] = [ForkingPickler(buffer).dispatch_table]
         own = getattr(self.pickler, "dispatch_table", None)
-        table = ChainMap(ForkingPickler(buffer).dispatch_table, own if isinstance(own, MutableMapping) else {})
-        packer = type("Packer", (self.pickler,), {"dispatch_table": table})
+        if isinstance(own, MutableMapping):
+            tables.append(own)
+        packer = type("Packer", (self.pickler,), {"dispatch_table": ChainMap(*tables)})
         try:
             packer(buffer, pickle.HIGHEST_PROTOCOL).dump(self.value)
         except Exception as error:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from modules import rng
 from modules.datamodule import LightningDataModule
@@ -341,14 +341,7 @@ class Engine:
 
     def load_training_data(self) -> None:
         """Build the training loader, and check that a resumed run goes on with the data it had."""
-        source = self._source("train")
-        several = source if isinstance(source, (list, tuple)) else ()
-        if isinstance(source, Mapping) or any(isinstance(item, DataLoader) for item in several):
-            raise MisconfigurationError(
-                f"fit() got several training loaders in a {type(source).__name__}: not supported yet. "
-                "Give one DataLoader; torch.utils.data.StackDataset or ConcatDataset joins data sets."
-            )
-        self.train_loader = self._rank_loader(source, "train")
+        self.train_loader = self._rank_loader(self._source("train"), "train")
         if self.resumed is not None:
             contents.check_data(self.resumed, self.train_loader.fingerprint, self.state)
 

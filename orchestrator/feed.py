@@ -26,14 +26,16 @@ class ReadingState:
     """What reading needs to go on in the middle of an epoch.
 
     Attributes:
-        epoch_rng: This rank's random state before the epoch's first batch was drawn.
-        generators: States of the loader's own generators at that moment.
         rng: This rank's random state now.
+        generators: States of the loader's own generators now.
+        epoch_rng: This rank's random state before the epoch's first batch was drawn; empty between epochs.
+        epoch_generators: States of the loader's own generators at that moment.
     """
 
-    epoch_rng: dict[str, Any]
-    generators: list[Any]
     rng: dict[str, Any]
+    generators: list[Any]
+    epoch_rng: dict[str, Any]
+    epoch_generators: list[Any]
 
 
 class Feed:
@@ -59,7 +61,7 @@ class Feed:
         self.is_over = False
         self.by_hand = False
         self.scale = 1.0
-        self.reading: ReadingState | None = None
+        self._began: tuple[dict[str, Any], list[Any]] = ({}, [])
         self._iterator: Iterator[Any] | None = None
         self._index = 0
         self._counted = [0, 0]
@@ -80,14 +82,9 @@ class Feed:
             totals: With `skip`, what `totals` returned there.
         """
         self.loader.start_epoch(epoch)
-        generators = self.loader.generators()
         if resumed is not None:
-            rng.restore(resumed.epoch_rng)
-            for generator, state in zip(generators, resumed.generators, strict=False):
-                generator.set_state(state)
-        self.reading = ReadingState(
-            epoch_rng=rng.capture(), generators=[generator.get_state() for generator in generators], rng={}
-        )
+            self._restore(resumed.epoch_rng, resumed.epoch_generators)
+        self._began = rng.capture(), self._generator_states()
         self._iterator = self.loader.iterate(skip)
         self._index = skip
         self._counted = list(totals)
@@ -96,6 +93,28 @@ class Feed:
         self._begin()
         if resumed is not None:
             rng.restore(resumed.rng)
+
+    def reading(self, rng_now: dict[str, Any]) -> ReadingState:
+        """Return what going on from here needs, with `rng_now` as this rank's random state."""
+        epoch_rng, epoch_generators = self._began
+        return ReadingState(
+            rng=rng_now,
+            generators=self._generator_states(),
+            epoch_rng=epoch_rng,
+            epoch_generators=epoch_generators,
+        )
+
+    def restore(self, resumed: ReadingState) -> None:
+        """Stand between epochs, as when `resumed` was taken there."""
+        self._restore(resumed.rng, resumed.generators)
+
+    def _generator_states(self) -> list[Any]:
+        return [generator.get_state() for generator in self.loader.generators()]
+
+    def _restore(self, state: dict[str, Any], generators: list[Any]) -> None:
+        rng.restore(state)
+        for generator, own in zip(self.loader.generators(), generators, strict=False):
+            generator.set_state(own)
 
     def _begin(self) -> None:
         """Do what a kind of feed needs before its first batch, still under the epoch's random state."""
@@ -119,6 +138,8 @@ class Feed:
         """Let go of the batch and of the iterator, and so of its worker processes."""
         self.batch = None
         self._iterator = None
+        self._began = {}, []
+        self._counted = [0, 0]
 
     def _weigh(self, sizes: list[int], rank: int) -> None:
         total, mine = sum(sizes), sizes[rank]

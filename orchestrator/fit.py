@@ -151,7 +151,7 @@ class _Loop:
                 self.validate()
         else:
             if resumed is not None:
-                rng.restore(resumed.reading.rng)
+                feed.restore(resumed.reading)
             state.epoch_batches = 0
             state.validated = state.epoch_ended = False
             engine.call("on_train_epoch_start")

@@ -389,20 +389,23 @@ class LogSlots:
 
     def state(self) -> list[dict[str, Any]]:
         """Return what this rank has for the epoch so far, as plain values, with one copy to the host."""
-        chosen = [slot for slot in self._slots if slot.on_epoch and slot.updates]
-        totals = _to_host([slot.total for slot in chosen], [0.0] * len(chosen))
+        chosen = [slot for slot in self._slots if slot.stepped or (slot.on_epoch and slot.updates)]
+        tensors = [slot.total for slot in chosen] + [slot.last for slot in chosen]
+        numbers = _to_host(tensors, [0.0] * len(chosen) + [slot.host_last for slot in chosen])
         return [
             {
                 "hook": slot.hook,
                 "name": slot.name,
                 **{choice: getattr(slot, choice) for choice in _CHOICES},
                 "total": None if slot.total is None else total,
+                "last": last,
+                "stepped": slot.stepped,
                 "host_sum": slot.host_sum,
                 "weight": slot.weight,
                 "updates": slot.updates,
                 "double": slot.dtype is torch.float64,
             }
-            for slot, total in zip(chosen, totals, strict=True)
+            for slot, total, last in zip(chosen, numbers[: len(chosen)], numbers[len(chosen) :], strict=True)
         ]
 
     def restore(self, state: list[dict[str, Any]]) -> None:
@@ -415,6 +418,7 @@ class LogSlots:
             if saved["total"] is not None:
                 slot.total = torch.tensor(saved["total"], dtype=torch.float64)
             slot.host_sum, slot.weight, slot.updates = saved["host_sum"], saved["weight"], saved["updates"]
+            slot.host_last, slot.stepped = saved["last"], saved["stepped"]
             slot.dtype = torch.float64 if saved["double"] else torch.float32
             self.table_for(slot.hook)[slot.name] = slot
             self._slots.append(slot)

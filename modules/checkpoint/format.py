@@ -40,7 +40,7 @@ def plain(value: Any, path: str, dropped: list[str]) -> Any:
             dictionaries lose entries whose keys cannot be kept.
     """
     if value is None or type(value) in _PLAIN:
-        return value
+        return bytearray() if value == b"" else value  # torch writes empty bytes so that it refuses them
     if isinstance(value, torch.Tensor):
         kept = value.detach()
         return kept if type(kept) is torch.Tensor else kept.as_subclass(torch.Tensor)

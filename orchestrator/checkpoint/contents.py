@@ -9,7 +9,7 @@ what cannot is named once in a warning.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from modules import rng
 from modules.checkpoint import format as checkpoint_format
 from modules.cursor import Cursor
+from orchestrator.checkpoint import lightning_loops
 from orchestrator.errors import MisconfigurationError
 from orchestrator.feed import ReadingState
 from orchestrator.state import TrainState
@@ -58,7 +59,7 @@ def build(engine: Engine, weights_only: bool) -> dict[str, Any]:
         "global_step": state.global_step,
         "pytorch-lightning_version": _LIGHTNING_VERSION,
         "state_dict": module.state_dict(),
-        "loops": {},
+        "loops": lightning_loops.loops(state, is_last_batch=engine.feed is None or engine.feed.is_last),
     }
     for owner, prefix in ((module, ""), (engine.datamodule, "datamodule_")):
         if owner is not None and owner.hparams:
@@ -108,22 +109,23 @@ def build(engine: Engine, weights_only: bool) -> dict[str, Any]:
 
 def _progress(engine: Engine) -> dict[str, Any]:
     state, feed = engine.state, engine.feed
-    progress: dict[str, Any] = {"counters": state.counters()}
-    if feed is None or feed.reading is None:
-        return progress
-    batches, samples = feed.totals(state.epoch_batches)
+    now = rng.capture() if engine.rng_to_resume is None else engine.rng_to_resume
+    if feed is None:
+        batches, samples, fingerprint, in_window = 0, 0, "", False
+        reading = ReadingState(rng=now, generators=[], epoch_rng={}, epoch_generators=[])
+    else:
+        batches, samples = feed.totals(state.epoch_batches)
+        fingerprint, reading = feed.loader.fingerprint, feed.reading(now)
+        in_window = bool(state.epoch_batches % engine.settings.accumulate_grad_batches) and not feed.is_last
     cursor = Cursor(
         epoch=state.epoch,
         position=samples,
         batches=state.epoch_batches,
         seed=rng.global_seed() or 0,
-        fingerprint=feed.loader.fingerprint,
+        fingerprint=fingerprint,
     )
-    in_window = state.epoch_batches % engine.settings.accumulate_grad_batches and not feed.is_last
     own = {
-        "epoch_rng": feed.reading.epoch_rng,
-        "generators": feed.reading.generators,
-        "rng": rng.capture() if engine.rng_to_resume is None else engine.rng_to_resume,
+        "reading": {field.name: getattr(reading, field.name) for field in fields(reading)},
         "metrics": engine.train_slots.state(),
         "gradients": {
             name: item.grad
@@ -132,10 +134,10 @@ def _progress(engine: Engine) -> dict[str, Any]:
         },
     }
     return {
-        **progress,
+        "counters": state.counters(),
         "cursor": cursor.to_dict(),
         "epoch_totals": [batches, samples],
-        "reading": engine.strategy.gather(own),
+        "ranks": engine.strategy.gather(own),
     }
 
 
@@ -199,24 +201,22 @@ def restore_training(engine: Engine, content: dict[str, Any]) -> Resumed | None:
     engine.precision.load_state_dict(ours.get("scaler") or {})
     engine.state.restore(ours["counters"])
     engine.board.restore(ours["metrics"])
-    if "reading" not in ours:
-        return None
     batches, samples = ours["epoch_totals"]
-    reading = ours["reading"]
-    mine = reading[engine.place.rank] if engine.place.rank < len(reading) else None
+    ranks = ours["ranks"]
+    mine = ranks[engine.place.rank] if engine.place.rank < len(ranks) else None
     state = engine.state
     if state.epoch_ended:
         state.end_epoch(batches, samples)
-    elif len(reading) != engine.place.world_size:
+    elif state.epoch_batches and len(ranks) != engine.place.world_size:
         raise MisconfigurationError(
-            f"fit(ckpt_path={path!r}): the file was written in the middle of an epoch by {len(reading)} "
+            f"fit(ckpt_path={path!r}): the file was written in the middle of an epoch by {len(ranks)} "
             "ranks, and there are "
-            f"{engine.place.world_size}. Use {len(reading)}, or a checkpoint of the end of an epoch."
+            f"{engine.place.world_size}. Use {len(ranks)}, or a checkpoint of the end of an epoch."
         )
     if mine is None:
         return None
     return Resumed(
-        reading=ReadingState(epoch_rng=mine["epoch_rng"], generators=mine["generators"], rng=mine["rng"]),
+        reading=ReadingState(**mine["reading"]),
         fingerprint=Cursor.from_dict(ours["cursor"]).fingerprint,
         totals=(batches, samples),
         metrics=mine["metrics"],
@@ -227,14 +227,12 @@ def restore_training(engine: Engine, content: dict[str, Any]) -> Resumed | None:
 def _take_from_lightning(engine: Engine, content: dict[str, Any]) -> None:
     """Take Lightning's counters. It keeps neither random states nor the order of samples: an epoch starts."""
     engine.precision.load_state_dict(content.get("MixedPrecision") or {})
-    loop = (content.get("loops") or {}).get("fit_loop") or {}
-    batches = loop.get("epoch_loop.batch_progress") or {}
-    ended = bool(batches.get("is_last_batch", True))
-    engine.state.restore({"epoch": content["epoch"] + ended, "global_step": content["global_step"]})
-    if not ended and engine.is_global_zero:
+    epoch, batches = lightning_loops.place(content)
+    engine.state.restore({"epoch": epoch, "global_step": content["global_step"]})
+    if batches and engine.is_global_zero:
         warnings.warn(
-            f"{engine.job.ckpt_path} was written by Lightning after {batches['current']['ready']} batches of "
-            f"epoch {content['epoch']}, and does not say which samples those were: this epoch starts again. "
+            f"{engine.job.ckpt_path} was written by Lightning after {batches} batches of epoch {epoch}, and "
+            "does not say which samples those were: this epoch starts again. "
             "Use a checkpoint of the end of an epoch to avoid it.",
             stacklevel=2,
         )

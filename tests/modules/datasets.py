@@ -119,7 +119,7 @@ def take_a_part(worker_id: int) -> None:
     """Give each loader process its own part of a `BoundedStream`, as torch's documentation shows."""
     worker = get_worker_info()
     assert worker is not None
-    dataset = worker.dataset
+    dataset: Any = worker.dataset
     each = -(-(dataset.end - dataset.start) // worker.num_workers)
     dataset.start = dataset.start + worker_id * each
     dataset.end = min(dataset.end, dataset.start + each)

@@ -344,7 +344,7 @@ def test_loader_processes_give_the_same_batches(persistent: bool) -> None:
 
 
 def test_lengths_that_can_be_trusted_are_called_exact() -> None:
-    """In one process map-style loaders and lists are exact; lengths of streams and of other objects are not."""
+    """In one process, map-style loaders and lists are exact; the lengths of others are not."""
 
     def facts(source: Any) -> tuple[bool, int | None]:
         loader = RankLoader(source)

@@ -34,7 +34,9 @@ PLAIN: dict[str, Make] = {
     "shuffled": lambda: DataLoader(Noisy(11), batch_size=2, shuffle=True),
     "shuffled, last dropped": lambda: DataLoader(Noisy(11), batch_size=2, shuffle=True, drop_last=True),
     "own generator": lambda: DataLoader(Noisy(11), batch_size=2, shuffle=True, generator=own()),
-    "sampler's own generator": lambda: DataLoader(Noisy(11), sampler=RandomSampler(range(11), generator=own())),
+    "sampler's own generator": lambda: DataLoader(
+        Noisy(11), sampler=RandomSampler(range(11), generator=own())
+    ),
     "replacement": lambda: DataLoader(Noisy(90), sampler=RandomSampler(range(90), replacement=True)),
     "weighted": lambda: DataLoader(Noisy(11), sampler=WeightedRandomSampler([1.0] * 11, 8)),
     "subset": lambda: DataLoader(Noisy(11), batch_size=3, sampler=SubsetRandomSampler(range(7))),
@@ -144,25 +146,30 @@ def test_the_first_epoch_can_be_resumed_with_kept_processes() -> None:
 
 def test_a_map_style_data_set_is_not_asked_for_what_is_skipped() -> None:
     """Resuming costs no loading: only the rest of the epoch is fetched."""
-    for data, source in (
-        (data := Asked(9), DataLoader(data, batch_size=2)),
-        (data := Asked(9), DataLoader(data, batch_size=None)),
-        (data := Asked(9), DataLoader(data, batch_size=2, sampler=range(9))),
-    ):
-        rest = batches(RankLoader(source), skip=3)
-        assert data.asked == (list(range(3, 9)) if source.batch_size is None else [6, 7, 8])
-        assert rest == ([3, 4, 5, 6, 7, 8] if source.batch_size is None else [[6, 7], [8]])
+    options: list[dict[str, Any]] = [
+        {"batch_size": 2},
+        {"batch_size": 2, "sampler": range(9)},
+        {"batch_size": None},
+    ]
+    for option in options:
+        data = Asked(9)
+        rest = batches(RankLoader(DataLoader(data, **option)), skip=3)
+        assert (rest, data.asked) == (
+            ([[6, 7], [8]], [6, 7, 8]) if option["batch_size"] else ([3, 4, 5, 6, 7, 8], [3, 4, 5, 6, 7, 8])
+        )
 
 
 def test_random_numbers_of_loader_processes_start_again_after_skipping() -> None:
-    """The rest of an epoch has the same samples; what worker processes draw is drawn from their seeds anew."""
+    """The rest of an epoch has the same samples; worker processes draw from their seeds anew."""
     loader = RankLoader(NOISY_IN_PROCESSES())
     seed_all()
     whole = batches(loader)
     seed_all()
     rest = batches(loader, skip=2)
     assert [[row[0] for row in batch] for batch in rest] == [[row[0] for row in batch] for batch in whole[2:]]
-    assert [[row[1:] for row in batch] for batch in rest] == [[row[1:] for row in batch] for batch in whole[:2]]
+    assert [[row[1:] for row in batch] for batch in rest] == [
+        [row[1:] for row in batch] for batch in whole[:2]
+    ]
 
 
 @pytest.mark.parametrize("make", PLAIN.values(), ids=PLAIN)

@@ -16,7 +16,7 @@ from tests.modules.reading import batches
 
 
 def of_a_script() -> type[Dataset[int]]:
-    """A data set class as it arrives in a rank's process: its module is a `__main__` that does not have it."""
+    """A data set class as it arrives in a rank's process: of a `__main__` that does not have it."""
     names: dict[str, Any] = {"__name__": "__main__", "Dataset": Dataset}
     exec(
         "class Script(Dataset):\n"

@@ -87,7 +87,9 @@ def test_an_order_has_each_sample_once(length: int, seed: int, epoch: int) -> No
 def test_the_order_is_torchs(length: int, world_size: int, seed: int, epoch: int) -> None:
     """Each rank's samples are those of torch's shuffling DistributedSampler, which only adds its padding."""
     order = epoch_order(length, seed=seed, epoch=epoch, shuffle=True)
-    for rank, mine in enumerate(dealt(StridedPlan(length=length, world_size=world_size, batch_size=1), order)):
+    for rank, mine in enumerate(
+        dealt(StridedPlan(length=length, world_size=world_size, batch_size=1), order)
+    ):
         sampler: DistributedSampler[int] = DistributedSampler(
             range(length),  # type: ignore[arg-type]
             num_replicas=world_size,
@@ -125,7 +127,9 @@ def test_a_strided_plan_counts_what_is_dealt(plan: StridedPlan) -> None:
 @given(listed_plans())
 def test_a_listed_plan_counts_what_is_dealt(plan: ListedPlan) -> None:
     """Sizes, sums and the first uneven batch agree with batches that ranks take in turn."""
-    assert_counts(plan, [list(plan.batch_lengths[rank :: plan.world_size]) for rank in range(plan.world_size)])
+    assert_counts(
+        plan, [list(plan.batch_lengths[rank :: plan.world_size]) for rank in range(plan.world_size)]
+    )
 
 
 @given(LENGTHS, RANKS, st.integers(1, 7))

@@ -88,7 +88,9 @@ def test_streams_are_told_the_epoch() -> None:
 
 def test_unshared_streams_are_read_whole() -> None:
     """With ``shard=False`` each rank reads the whole stream."""
-    assert [batches(loader) for loader in loaders(DataLoader(Stream(3)), 2, shard=False)] == [[[0], [1], [2]]] * 2
+    assert [batches(loader) for loader in loaders(DataLoader(Stream(3)), 2, shard=False)] == [
+        [[0], [1], [2]]
+    ] * 2
 
 
 def test_the_data_sets_attributes_are_reached_through_the_share() -> None:
