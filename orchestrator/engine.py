@@ -57,6 +57,7 @@ class Engine:
         rng_to_resume: The random state that a checkpoint keeps, where it is not the present one: within a
             validation, which is then run again.
         eval_batches: Batches that were evaluated in this call, by stage and loader.
+        untold: A checkpoint was written since the driver last heard where this run stands.
     """
 
     progress_interval_s = 0.2
@@ -92,6 +93,8 @@ class Engine:
         self.resumed: contents.Resumed | None = None
         self.rng_to_resume: dict[str, Any] | None = None
         self.eval_batches: dict[tuple[str, int], int] = {}
+        self.untold = False
+        self._torn_down = False
         self._show = show
         self.shows_progress = show is not None
         self.hooks = HookTable(trainer, self.module, self.datamodule, trainer.callbacks)
@@ -153,7 +156,6 @@ class Engine:
     def _prepare(self) -> None:
         """Run everything up to the loop that all entry points share."""
         fn = self.job.fn
-        self._fold_seed()
         self._prepare_data()
         self.slots.enter("setup")
         for hook in self.hooks.of_datamodule("setup") + self.hooks["setup"]:
@@ -181,6 +183,7 @@ class Engine:
         if self._limit_of(kind) == 0:
             return []
         loaders = self._rank_loaders(kind)
+        self.fold_seed()
         return self.evaluate(fn, loaders, self._limits(f"limit_{kind}_batches", loaders))
 
     def _finish(self) -> None:
@@ -211,15 +214,21 @@ class Engine:
         self.slots.table = None
 
     def call_teardown(self) -> None:
-        """Call the teardown hooks: data module, callbacks, module."""
+        """Call the teardown hooks, once: data module, callbacks, module."""
+        if self._torn_down:
+            return
+        self._torn_down = True
         self.slots.enter("teardown")
         for hook in self.hooks.of_datamodule("teardown") + self.hooks["teardown"]:
             hook(self.job.fn)
 
     # ---------------------------------------------------------------- preparations
 
-    def _fold_seed(self) -> None:
-        """Give every rank but the first its own random stream; rank 0 goes on with the driver's."""
+    def fold_seed(self) -> None:
+        """Give every rank but the first its own random stream; rank 0 goes on with the driver's.
+
+        Not before the user's set-up and loaders, which must do the same on all ranks: a random split, say.
+        """
         if self.place.rank > 0:
             rng.fold_rank(self.place.rank)
 
@@ -322,6 +331,7 @@ class Engine:
             shard=self.settings.use_distributed_sampler,
             pad=kind == "train" and self.settings.pad_uneven,
             whole_batches=kind == "predict",
+            pickler=self.place.pickler,
         )
         if loader.num_batches == 0 and self._limit_of(kind) != 0:
             dataset: Any = getattr(source, "dataset", None)
@@ -449,7 +459,10 @@ class Engine:
         Communicates.
         """
         slots.dirty = False
-        values = combine(self.strategy.gather(slots.epoch_records()))
+        gathered = self.strategy.gather((slots.epoch_records(), slots.describe()))
+        for _, descriptions in gathered:
+            slots.adopt(descriptions)
+        values = combine([records for records, _ in gathered])
         for slot in slots.epoch_slots():
             value = values.get((slot.name, slot.hook))
             if value is not None:
@@ -491,6 +504,26 @@ class Engine:
         """Return, once, what the loop needs to go on where a checkpoint left off."""
         resumed, self.resumed = self.resumed, None
         return resumed
+
+    def tell_standing(self) -> None:
+        """Tell the driver, after a checkpoint, where the run stands: what is left there if it fails later."""
+        self.untold = False
+        if self.is_global_zero and self.place.standing is not None:
+            self.place.emit(self.place.standing(self.trainer, self.job))
+
+    def say(self, text: str) -> None:
+        """Tell the user something, from rank 0."""
+        if self.is_global_zero:
+            self.place.emit(text)
+
+    def say_global_batch(self) -> None:
+        """Tell the user how many samples make one optimizer step, where that is known."""
+        plan = self.train_loader.plan
+        if plan is None or not plan.num_batches:
+            return
+        ranks, batches = self.place.world_size, self.settings.accumulate_grad_batches
+        size = plan.sizes(0)[0]
+        self.say(f"Global batch: {size * ranks * batches} = {size} x {ranks} ranks x {batches} accumulated.")
 
     def show(self, stage: str, batch: int, total: int | None, *, done: bool = False) -> None:
         """Send a progress record to the display."""

@@ -30,12 +30,16 @@ class ReadingState:
         generators: States of the loader's own generators now.
         epoch_rng: This rank's random state before the epoch's first batch was drawn; empty between epochs.
         epoch_generators: States of the loader's own generators at that moment.
+        epoch_kept: The loader's worker processes, which stay for all epochs, had been started by then.
+        kept: They have been started now.
     """
 
     rng: dict[str, Any]
     generators: list[Any]
     epoch_rng: dict[str, Any]
     epoch_generators: list[Any]
+    epoch_kept: bool = False
+    kept: bool = False
 
 
 class Feed:
@@ -61,7 +65,7 @@ class Feed:
         self.is_over = False
         self.by_hand = False
         self.scale = 1.0
-        self._began: tuple[dict[str, Any], list[Any]] = ({}, [])
+        self._began: tuple[dict[str, Any], list[Any], bool] = ({}, [], False)
         self._iterator: Iterator[Any] | None = None
         self._index = 0
         self._counted = [0, 0]
@@ -84,7 +88,8 @@ class Feed:
         self.loader.start_epoch(epoch)
         if resumed is not None:
             self._restore(resumed.epoch_rng, resumed.epoch_generators)
-        self._began = rng.capture(), self._generator_states()
+            self.loader.kept = resumed.epoch_kept
+        self._began = rng.capture(), self._generator_states(), self.loader.kept
         self._iterator = self.loader.iterate(skip)
         self._index = skip
         self._counted = list(totals)
@@ -96,17 +101,20 @@ class Feed:
 
     def reading(self, rng_now: dict[str, Any]) -> ReadingState:
         """Return what going on from here needs, with `rng_now` as this rank's random state."""
-        epoch_rng, epoch_generators = self._began
+        epoch_rng, epoch_generators, epoch_kept = self._began
         return ReadingState(
             rng=rng_now,
             generators=self._generator_states(),
             epoch_rng=epoch_rng,
             epoch_generators=epoch_generators,
+            epoch_kept=epoch_kept,
+            kept=self.loader.kept,
         )
 
     def restore(self, resumed: ReadingState) -> None:
         """Stand between epochs, as when `resumed` was taken there."""
         self._restore(resumed.rng, resumed.generators)
+        self.loader.kept = resumed.kept
 
     def _generator_states(self) -> list[Any]:
         return [generator.get_state() for generator in self.loader.generators()]
@@ -138,7 +146,7 @@ class Feed:
         """Let go of the batch and of the iterator, and so of its worker processes."""
         self.batch = None
         self._iterator = None
-        self._began = {}, []
+        self._began = {}, [], False
         self._counted = [0, 0]
 
     def _weigh(self, sizes: list[int], rank: int) -> None:
@@ -149,12 +157,23 @@ class Feed:
 
 
 class PlannedFeed(Feed):
-    """A feed whose batches are known in advance."""
+    """A feed whose batches are known in advance; their number may differ from epoch to epoch.
+
+    Args:
+        loader: The loader.
+        strategy: Whose ranks read together.
+        limit: What the user gave as ``limit_train_batches``.
+    """
 
     num_batches: int
 
+    def __init__(self, loader: RankLoader, strategy: Strategy, limit: int | float | None) -> None:
+        super().__init__(loader, strategy, batch_limit("limit_train_batches", limit, loader.num_batches))
+        self._limit = limit
+
     def _begin(self) -> None:
         plan = self.loader.plan
+        self.num_batches = batch_limit("limit_train_batches", self._limit, self.loader.num_batches) or 0
         alone = self.strategy.world_size == 1
         self._uneven_from = self.num_batches if plan is None or alone else plan.first_uneven
         self.is_over = self._index >= self.num_batches
@@ -292,6 +311,6 @@ def make_feed(loader: RankLoader, strategy: Strategy, limit: int | float | None,
     """Return the feed for a loader."""
     total = batch_limit("limit_train_batches", limit, loader.num_batches)
     if loader.exact and total is not None:
-        return PlannedFeed(loader, strategy, total)
+        return PlannedFeed(loader, strategy, limit)
     reads_all = limit is None or (isinstance(limit, float) and limit == 1.0)
     return OpenFeed(loader, strategy, None if reads_all else total, join)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from modules import rng
-from orchestrator.callbacks.early_stopping import EarlyStopping
 from orchestrator.callbacks.model_checkpoint import ModelCheckpoint
 from orchestrator.errors import MisconfigurationError
 from orchestrator.feed import make_feed
@@ -36,8 +35,14 @@ def run_fit(engine: Engine) -> None:
     engine.load_training_data()
     engine.load_validation_data()
     loop = _Loop(engine)
-    if loop.feed.num_batches == 0 or loop.is_over():
+    engine.agree_on_stopping()
+    if loop.feed.num_batches == 0:
         return
+    if loop.is_over():
+        engine.say(f"Nothing is left to train: epoch {engine.state.epoch}, step {engine.state.global_step}.")
+        return
+    engine.say_global_batch()
+    engine.fold_seed()
     if not engine.module.training:
         warnings.warn(
             f"{type(engine.module).__qualname__} is in eval mode and is trained in it: dropout is off, and "
@@ -45,6 +50,7 @@ def run_fit(engine: Engine) -> None:
             stacklevel=2,
         )
     engine.call("on_train_start")
+    engine.agree_on_stopping()
     while not loop.is_over():
         loop.run_epoch()
     engine.call("on_train_end")
@@ -111,7 +117,7 @@ class _Loop:
                     "or -1 for no limit.",
                     stacklevel=2,
                 )
-        self.val_every = _validation_interval(engine, self.feed.num_batches)
+        self.val_every = 0
 
     # ---------------------------------------------------------------- ends
 
@@ -143,6 +149,7 @@ class _Loop:
         if resumed is not None and state.epoch_batches:
             engine.train_slots.restore(resumed.metrics)
             feed.start(state.epoch, state.epoch_batches, resumed.reading, resumed.totals)
+            self.val_every = _validation_interval(engine, feed.num_batches)
             for name, parameter in engine.module.named_parameters():
                 if name in resumed.gradients:
                     parameter.grad = resumed.gradients[name].to(parameter.device)
@@ -156,6 +163,7 @@ class _Loop:
             state.validated = state.epoch_ended = False
             engine.call("on_train_epoch_start")
             feed.start(state.epoch)
+            self.val_every = _validation_interval(engine, feed.num_batches)
         self.end_epoch(self.run_batches())
 
     def run_batches(self) -> bool:
@@ -231,6 +239,8 @@ class _Loop:
                 slots.enter("on_train_batch_end")
                 for hook in batch_end:
                     hook(seen, batch, batch_idx)
+                if engine.untold:
+                    engine.tell_standing()
             elif not feed.has_batch:  # saving needs all ranks, also those without a batch
                 for hook in savers:
                     hook(None, None, batch_idx)
@@ -274,6 +284,8 @@ class _Loop:
         engine.rng_to_resume = rng.capture()
         engine.evaluate("validate", engine.val_loaders, engine.val_limits, before_end=self.after_metrics)
         engine.agree_on_stopping()
+        if engine.untold:
+            engine.tell_standing()
 
     def after_metrics(self) -> None:
         """Take note that validation has run: a checkpoint written from here on goes on behind it."""
@@ -287,8 +299,7 @@ class _Loop:
         engine, state = self.engine, self.state
         slots = engine.train_slots
         reduced = self.reduce_epoch()
-        watchers = (EarlyStopping, ModelCheckpoint)
-        others = engine.hooks.of_callbacks("on_train_epoch_end", lambda item: not isinstance(item, watchers))
+        others = engine.hooks.of_callbacks("on_train_epoch_end", lambda item: not item.watches_metrics)
         own = engine.hooks.of_module("on_train_epoch_end")
         for hook in others + own:
             slots.enter("on_train_epoch_end")
@@ -301,7 +312,7 @@ class _Loop:
                 if config.interval == "epoch" and config.reduce_on_plateau and due:
                     self.step_plateau(config)
         state.epoch_ended = complete
-        for hook in engine.hooks.of_callbacks("on_train_epoch_end", lambda item: isinstance(item, watchers)):
+        for hook in engine.hooks.of_callbacks("on_train_epoch_end", lambda item: item.watches_metrics):
             slots.enter("on_train_epoch_end")
             hook()
         engine.agree_on_stopping()
@@ -310,6 +321,8 @@ class _Loop:
         slots.clear()
         slots.table = slots.batch = None
         state.end_epoch(*self.feed.totals(state.epoch_batches))
+        if engine.untold:
+            engine.tell_standing()
         self.feed.close()
 
     def reduce_epoch(self) -> dict[tuple[str, str], float]:

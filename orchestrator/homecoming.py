@@ -36,7 +36,9 @@ class Luggage:
     """What rank 0 sends home.
 
     Attributes:
-        weights: The module's state dict, on the CPU.
+        weights: The module's parameters and buffers, on the CPU.
+        trainable: The names of the parameters that need gradients.
+        extra: Entries of the state dict that are no tensors.
         attributes: Pickled dictionaries of attributes by owner: ``callback:0``, ``logger:0``,
             ``module:encoder``, ...
         left: Owners and attributes that do not pickle.
@@ -49,6 +51,8 @@ class Luggage:
     """
 
     weights: dict[str, Tensor]
+    trainable: frozenset[str]
+    extra: dict[str, Any]
     attributes: list[bytes]
     left: list[str]
     state: TrainState
@@ -59,17 +63,45 @@ class Luggage:
     stopped: str | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How far rank 0 has come: what the driver keeps of a run that fails later.
+
+    Attributes:
+        state: The counters.
+        callbacks: Pickled attributes of callbacks, as in `Luggage`.
+    """
+
+    state: TrainState
+    callbacks: list[bytes]
+
+
+def take_standing(trainer: Trainer, job: Job) -> Standing:
+    """Return where rank 0 stands, without weights."""
+    names = {id(item): name for name, item in _known(trainer, job)}
+    owners = {
+        owner: _attributes(item) for owner, item in _owners(trainer, job) if owner.startswith("callback")
+    }
+    return Standing(state=trainer.state, callbacks=_dump_all(owners, names)[0])
+
+
+def apply_standing(trainer: Trainer, job: Job, standing: Standing) -> None:
+    """Put counters and callback attributes into the driver's objects."""
+    _put_attributes(trainer, job, standing.callbacks)
+    trainer.state = standing.state
+
+
 def pack(trainer: Trainer, job: Job, result: Any, stopped: str | None) -> Luggage:
     """Return what the driver needs to be as if the job had run there."""
     names = {id(item): name for name, item in _known(trainer, job)}
-    changed = {owner: _attributes(item) for owner, item in _owners(trainer, job)}
-    attributes, left = _dump_all(changed, names)
+    attributes, left = _dump_all({owner: _attributes(item) for owner, item in _owners(trainer, job)}, names)
+    trained, module = job.fn == "fit", job.module
     state_rng = rng.capture()
     state_rng.pop("cuda", None)
     return Luggage(
-        weights={name: item.detach().cpu() for name, item in job.module.state_dict().items()}
-        if job.fn == "fit"
-        else {},
+        weights={name: item.detach().cpu() for name, item in _tensors(module).items()} if trained else {},
+        trainable=frozenset(name for name, item in module.named_parameters() if item.requires_grad),
+        extra=_extra_state(module) if trained else {},
         attributes=attributes,
         left=left,
         state=trainer.state,
@@ -83,32 +115,46 @@ def pack(trainer: Trainer, job: Job, result: Any, stopped: str | None) -> Luggag
 
 def unpack(trainer: Trainer, job: Job, luggage: Luggage) -> Any:
     """Put the luggage into the driver's objects and return the call's result."""
-    known = dict(_known(trainer, job))
-    owners = dict(_owners(trainer, job))
-    for data in luggage.attributes:
-        for owner, values in _load(data, known).items():
-            if owner in owners:
-                owners[owner].__dict__.update(values)
+    _put_attributes(trainer, job, luggage.attributes)
     if luggage.weights:
-        _copy_weights(job.module, luggage.weights)
+        _copy_weights(job.module, luggage)
     trainer.state = luggage.state
     trainer.board = luggage.board
     trainer.should_stop = luggage.should_stop
     rng.restore(luggage.rng)
     if luggage.left:
         warnings.warn(
-            "These attributes were changed on a worker and cannot be pickled, so they stay as they were "
-            f"here: {', '.join(luggage.left)}.",
+            "These attributes of the worker's objects cannot be pickled, so they stay as they were here: "
+            f"{', '.join(luggage.left)}.",
             stacklevel=4,
         )
     return luggage.result
 
 
-def _copy_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    own = module.state_dict()
+def _put_attributes(trainer: Trainer, job: Job, packed: list[bytes]) -> None:
+    known = dict(_known(trainer, job))
+    owners = dict(_owners(trainer, job))
+    for data in packed:
+        for owner, values in _load(data, known).items():
+            if owner in owners:
+                owners[owner].__dict__.update(values)
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return all parameters and buffers by name, also those that the state dict leaves out."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _extra_state(module: nn.Module) -> dict[str, Any]:
+    """Return what the state dict holds besides tensors: the extra state of modules that define one."""
+    return {name: item for name, item in module.state_dict().items() if not isinstance(item, Tensor)}
+
+
+def _copy_weights(module: nn.Module, luggage: Luggage) -> None:
+    weights, own = luggage.weights, _tensors(module)
     if own.keys() != weights.keys() and isinstance(module, LightningModule):
         module.configure_model()
-        own = module.state_dict()
+        own = _tensors(module)
     lost = sorted(name for name, item in weights.items() if name not in own or own[name].shape != item.shape)
     if lost:
         warnings.warn(
@@ -121,6 +167,10 @@ def _copy_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
         for name, tensor in weights.items():
             if name not in lost:
                 own[name].copy_(tensor)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name in luggage.trainable)
+    if luggage.extra:
+        module.load_state_dict(luggage.extra, strict=False)
 
 
 def _owners(trainer: Trainer, job: Job) -> Iterator[tuple[str, Any]]:

@@ -8,8 +8,10 @@ raised here as it was there, with a note that names the rank.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from cluster.spec import GroupSpec
     from orchestrator.trainer import Trainer
 
+_log = logging.getLogger("orchestrator")
+
 Show = Callable[[ProgressRecord], None]
 
 _SEED_VARIABLES = (rng.GLOBAL_SEED_VARIABLE, rng.SEED_WORKERS_VARIABLE)
@@ -35,33 +39,48 @@ _SEED_VARIABLES = (rng.GLOBAL_SEED_VARIABLE, rng.SEED_WORKERS_VARIABLE)
 def run_in_process(trainer: Trainer, job: Job, plan: Plan, show: Show | None) -> Any:
     """Run the job here and return what its entry point returns."""
     device = torch.device(plan.device)
-    place = Place(device=device) if trainer.trial is None else Place(device=device, ask=trainer.trial.answer)
+    place = Place(device=device, emit=_say)
+    if trainer.trial is not None:
+        place = replace(place, ask=trainer.trial.answer)
     return Engine(trainer, job, place, show).run()
 
 
 def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None) -> Any:
     """Run the job on a worker group, warm if there is one, and return what its entry point returns."""
     from cluster import pool
-    from orchestrator.homecoming import Luggage, unpack
+    from orchestrator.homecoming import Luggage, Standing, apply_standing, unpack
 
     trial = trainer.trial
     seeds = {name: os.environ[name] for name in _SEED_VARIABLES if name in os.environ}
 
+    standing: list[Standing] = []
+
     def on_event(rank: int, event: object) -> None:
-        if show is not None and isinstance(event, ProgressRecord):
+        if isinstance(event, Standing):
+            standing.append(event)
+            del standing[:-1]
+        elif not isinstance(event, ProgressRecord):
+            _say(event)
+        elif show is not None:
             show(event)
 
-    with pool.lease(spec) as group:
-        outcomes = group.run(
-            run_on_worker,
-            trainer,
-            job,
-            seeds,
-            rng.capture(),
-            show is not None,
-            on_event=on_event,
-            on_ask=None if trial is None else lambda rank, question: trial.answer(question),
-        )
+    try:
+        with pool.lease(spec) as group:
+            outcomes = group.run(
+                run_on_worker,
+                trainer,
+                job,
+                seeds,
+                rng.capture(),
+                show is not None,
+                on_event=on_event,
+                on_ask=None if trial is None else lambda rank, question: trial.answer(question),
+            )
+    except BaseException:
+        if standing:
+            apply_standing(trainer, job, standing[-1])
+        trainer.state.status = "interrupted"
+        raise
     luggage = outcomes[0]
     assert isinstance(luggage, Luggage)
     result = unpack(trainer, job, luggage)
@@ -81,7 +100,9 @@ def run_on_worker(
     shows: bool,
 ) -> Any:
     """Run the job on one worker; rank 0 returns its `Luggage`, the others their predictions."""
-    from orchestrator.homecoming import pack
+    from ray import cloudpickle
+
+    from orchestrator.homecoming import pack, take_standing
 
     os.environ.update(seeds)
     rng.restore(state)
@@ -95,6 +116,8 @@ def run_on_worker(
         emit=context.emit,
         ask=context.ask,
         told=context.signals,
+        standing=take_standing,
+        pickler=cloudpickle.CloudPickler,
     )
     context.where = lambda: f"epoch {trainer.state.epoch}, step {trainer.state.global_step}"
     context.hidden = ("orchestrator", "modules")
@@ -108,6 +131,11 @@ def run_on_worker(
     if context.rank == 0:
         return pack(trainer, job, result, stopped)
     return result if job.fn == "predict" else None
+
+
+def _say(event: object) -> None:
+    """Pass on what rank 0 wants the user to know."""
+    _log.info("%s", event)
 
 
 def _interleave(by_rank: list[list[list[Any]]]) -> list[list[Any]]:

@@ -383,6 +383,37 @@ class LogSlots:
             records.append((slot.name, slot.hook, slot.reduce, slot.sync, value, slot.weight))
         return records
 
+    def describe(self) -> list[dict[str, Any]]:
+        """Return how the slots that `epoch_records` tells of were asked for, for ranks that lack them."""
+        return [
+            {
+                "name": slot.name,
+                "hook": slot.hook,
+                "suffix": slot.suffix,
+                "loader": slot.loader,
+                "double": slot.dtype is torch.float64,
+                **{choice: getattr(slot, choice) for choice in _CHOICES},
+            }
+            for slot in self._slots
+            if slot.on_epoch and slot.updates
+        ]
+
+    def adopt(self, descriptions: Iterable[dict[str, Any]]) -> None:
+        """Make the slots that other ranks have and this one lacks, so that all ranks know the same metrics."""
+        known = {(slot.name, slot.hook) for slot in self._slots}
+        for item in descriptions:
+            if (item["name"], item["hook"]) in known:
+                continue
+            known.add((item["name"], item["hook"]))
+            choices = {choice: item[choice] for choice in _CHOICES}
+            slot = Slot(
+                item["name"], item["hook"], None, suffix=item["suffix"], loader=item["loader"], **choices
+            )
+            slot.dtype = torch.float64 if item["double"] else torch.float32
+            raw_name = slot.name.removesuffix(slot.suffix)
+            self.table_for(slot.hook, slot.loader)[raw_name] = slot
+            self._slots.append(slot)
+
     def epoch_slots(self) -> Iterator[Slot]:
         """Yield the slots that record epochs."""
         return (slot for slot in self._slots if slot.on_epoch)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -34,6 +35,8 @@ class Place:
         emit: Send an event to the driver without waiting.
         ask: Send a question to the driver and wait for its answer.
         told: What the driver has said meanwhile, by name.
+        standing: Makes what `emit` tells the driver after a checkpoint; None where there is no other driver.
+        pickler: Pickles what a loader's worker processes get; None for torch's own way.
     """
 
     rank: int = 0
@@ -45,3 +48,5 @@ class Place:
     emit: Callable[[object], None] = _silence
     ask: Callable[[object], object] = _no_answer
     told: dict[str, object] = field(default_factory=dict)
+    standing: Callable[[Any, Any], object] | None = None
+    pickler: type[Any] | None = None

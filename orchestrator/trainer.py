@@ -309,6 +309,7 @@ class Trainer:
         content = contents.build(engine, weights_only)
         if self.is_global_zero:
             writer.write(content, filepath)
+        engine.untold = True
 
     def dump_checkpoint(self, weights_only: bool = False) -> dict[str, Any]:
         """Return what `save_checkpoint` would write. On a group, call it on all ranks.

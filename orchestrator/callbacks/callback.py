@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Override any of the hooks. The trainer and the module come first, then what the hook is about."""
+    """Override any of the hooks. The trainer and the module come first, then what the hook is about.
+
+    Attributes:
+        watches_metrics: Run ``on_train_epoch_end`` after the module's, when the epoch's metrics are decided.
+    """
+
+    watches_metrics: bool = False
 
     @property
     def state_key(self) -> str:

@@ -62,6 +62,8 @@ class EarlyStopping(Callback):
         MisconfigurationError: for an argument that cannot work.
     """
 
+    watches_metrics = True
+
     def __init__(
         self,
         monitor: str,

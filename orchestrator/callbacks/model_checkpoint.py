@@ -65,6 +65,8 @@ class ModelCheckpoint(CheckpointKeeper):
         MisconfigurationError: for an argument that cannot work, or several that contradict each other.
     """
 
+    watches_metrics = True
+
     def __init__(
         self,
         dirpath: str | os.PathLike[str] | None = None,

@@ -64,7 +64,7 @@ def build(engine: Engine, weights_only: bool) -> dict[str, Any]:
     for owner, prefix in ((module, ""), (engine.datamodule, "datamodule_")):
         if owner is not None and owner.hparams:
             kept = checkpoint_format.plain(dict(owner.hparams), "hparams", dropped)
-            content[f"{prefix}hparams_name"] = "kwargs"
+            content[f"{prefix}hparams_name"] = owner._hparams_name
             content["hyper_parameters" if not prefix else "datamodule_hyper_parameters"] = {
                 name: value
                 for name, value in kept.items()

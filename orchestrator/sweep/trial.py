@@ -124,6 +124,8 @@ class TrialReporter(Callback):
         saves: Add a checkpoint to each report.
     """
 
+    watches_metrics = True
+
     def __init__(self, metric: str, saves: bool) -> None:
         self.metric = metric
         self.saves = saves

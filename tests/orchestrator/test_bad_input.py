@@ -166,6 +166,33 @@ def test_hooks_see_the_loss_as_it_was_returned() -> None:
     assert seen == [6.0, 6.0, 6.0]
 
 
+def test_an_optimizer_step_must_run_the_closure() -> None:
+    """An overridden optimizer_step that leaves the closure out is refused, since no forward pass ran."""
+
+    class Forgets(Tiny):
+        def optimizer_step(
+            self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+        ) -> None:
+            optimizer.step()
+
+    with pytest.raises(MisconfigurationError, match=r"Forgets\.optimizer_step did not run the closure"):
+        quiet_trainer().fit(Forgets(), loader(4))
+
+
+def test_fp16_does_not_go_with_a_closure() -> None:
+    """16-mixed with an overridden optimizer_step, or an optimizer that needs a closure, is refused."""
+
+    class Own(Tiny):
+        def optimizer_step(
+            self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+        ) -> None:
+            optimizer.step(closure=optimizer_closure)
+
+    for module in (Own(), Tiny(torch.optim.LBFGS)):
+        with pytest.raises(MisconfigurationError, match=r"precision='16-mixed'.*Use 'bf16-mixed' or 32"):
+            quiet_trainer(precision="16-mixed").fit(module, loader(4))
+
+
 # ---------------------------------------------------------------- data
 
 

@@ -227,3 +227,22 @@ def test_what_cannot_be_pickled_is_named_before_anything_starts(tmp_path: Path) 
     module.source = (number for number in range(3))
     with pytest.raises(ClusterError, match="source"):
         group_trainer(tmp_path).fit(module, loader(32))
+
+
+def test_loader_processes_take_what_the_script_defines(tmp_path: Path) -> None:
+    """A data set and a collate function that only the user's script knows work in loader processes."""
+
+    class Squares(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return 12
+
+        def __getitem__(self, index: int) -> Any:
+            return torch.full((8,), float(index)), index % 2
+
+    def collate(samples: list[Any]) -> Any:
+        return torch.stack([inputs for inputs, _ in samples]), torch.tensor([label for _, label in samples])
+
+    data = torch.utils.data.DataLoader(Squares(), batch_size=3, num_workers=1, collate_fn=collate)
+    trainer = group_trainer(tmp_path, max_epochs=1)
+    trainer.fit(Net(), data)
+    assert trainer.samples_seen == 12

@@ -55,7 +55,7 @@ class Noisy(Validated):
 
 
 class Counts(pl.Callback):
-    """Has a state that hooks change; a hook that saves runs again after resuming, so not on_train_epoch_start."""
+    """Has a state that hooks change; not on_train_epoch_start: a hook that saves runs again on resuming."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
