@@ -7,6 +7,7 @@ counts. Each file holds the figures, their spread, the versions and the machine.
 from __future__ import annotations
 
 import argparse
+import datetime
 import importlib.metadata
 import json
 import os
@@ -79,20 +80,25 @@ def summarize(figures: Mapping[str, Mapping[str, list[float]]], against: str) ->
     return rows
 
 
-def report(name: str, question: str, rows: list[dict[str, Any]], against: str) -> None:
-    """Print the rows and write them to the file that ``--json`` names."""
+def parse_arguments(question: str, *switches: str) -> argparse.Namespace:
+    """Read the command line, before anything is measured: ``--json FILE`` and the switches named here."""
     parser = argparse.ArgumentParser(description=question)
-    parser.add_argument("--json", type=Path, default=None, help="write the figures here")
-    target = parser.parse_args().json
+    parser.add_argument("--json", type=Path, default=None, help="write the figures to this file")
+    for switch in switches:
+        parser.add_argument(switch, action="store_true")
+    return parser.parse_args()
+
+
+def report(name: str, question: str, rows: list[dict[str, Any]], against: str, target: Path | None) -> None:
+    """Print the rows, and write them to the file `target` with date, versions and machine."""
     print(f"{name}: {question}")
     for row in rows:
         ratio = "" if row["ratio"] is None else f"  {row['ratio']:.2f} x {against}"
-        print(
-            f"  {row['contender']:<28} {row['metric']:<24} {row['median']:.4g} ({row['min']:.4g} to {row['max']:.4g}){ratio}"
-        )
-    if target is not None:
-        content = {"name": name, "question": question, "against": against, "rows": rows}
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(
-            json.dumps({**content, "versions": versions(), "machine": machine()}, indent=2) + "\n"
-        )
+        spread = f"({row['min']:.4g} to {row['max']:.4g})"
+        print(f"  {row['contender']:<28} {row['metric']:<24} {row['median']:.4g} {spread}{ratio}")
+    if target is None:
+        return
+    content = {"name": name, "question": question, "against": against, "rows": rows}
+    made = {"date": datetime.date.today().isoformat(), "versions": versions(), "machine": machine()}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps({**content, **made}, indent=2) + "\n")

@@ -7,7 +7,7 @@ before the clock starts.
 
 from __future__ import annotations
 
-import sys
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 import torch
-from harness import measure, report, summarize
+from harness import measure, parse_arguments, report, summarize
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -128,9 +128,9 @@ def torch_trainer(folder: str) -> Mapping[str, float]:
 
 def main() -> None:
     """Run all contenders."""
-    with_torch_trainer = "--torch-trainer" in sys.argv
-    if with_torch_trainer:
-        sys.argv.remove("--torch-trainer")
+    question = "How long until the first training step on two workers?"
+    arguments = parse_arguments(question, "--torch-trainer")
+    logging.getLogger("orchestrator").setLevel(logging.ERROR)
     session.connect()
     with tempfile.TemporaryDirectory() as folder:
         contenders: dict[str, Callable[[], Any]] = {
@@ -138,13 +138,13 @@ def main() -> None:
             "orchestrator, cold": lambda: cold(folder),
             "orchestrator, warm": lambda: warm(folder),
         }
-        if with_torch_trainer:
+        if arguments.torch_trainer:
             contenders["Ray TorchTrainer"] = lambda: torch_trainer(folder)
         bare_actors()
         figures = measure(contenders, ROUNDS)
     pl.shutdown()
     rows = summarize(figures, "two bare actors")
-    report("startup", "How long until the first training step on two workers?", rows, "two bare actors")
+    report("startup", question, rows, "two bare actors", arguments.json)
 
 
 if __name__ == "__main__":

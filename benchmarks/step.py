@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from harness import measure, report, summarize
+from harness import measure, parse_arguments, report, summarize
 from torch import Tensor, nn
 
 import orchestrator
@@ -114,6 +114,8 @@ def lightning(metrics: int) -> Mapping[str, float]:
 
 def main() -> None:
     """Run all contenders."""
+    question = "What does a step of a tiny model cost over the plain loop?"
+    arguments = parse_arguments(question)
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     logging.getLogger("orchestrator").setLevel(logging.ERROR)
@@ -128,7 +130,7 @@ def main() -> None:
     for contender in contenders.values():
         contender()
     rows = summarize(measure(contenders, ROUNDS), "plain PyTorch")
-    report("step", "What does a step of a tiny model cost over the plain loop?", rows, "plain PyTorch")
+    report("step", question, rows, "plain PyTorch", arguments.json)
 
 
 if __name__ == "__main__":

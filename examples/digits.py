@@ -34,7 +34,9 @@ class Digits(pl.LightningDataModule):
         self.folder = folder
 
     def prepare_data(self) -> None:
-        """Write the files: in one process, before any worker reads them."""
+        """Write the files, unless they are there: in one process, before any worker reads them."""
+        if (self.folder / "test.parquet").exists():  # trials that run at the same time share the files
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         pixels, labels = load_digits(return_X_y=True)
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(7)).numpy()

@@ -78,6 +78,8 @@ class RankLoader:
         self._reader: Iterable[Any] = source
         if world_size > 1 and isinstance(source, DataLoader):
             parts = _share(source, rank, world_size, seed, pad, whole_batches) if shard else {}
+            if shard and whole_batches and _is_stream(source) and not reads_rank(source.dataset):
+                self._stride = (rank, world_size)
             if source.num_workers > 0 and source.multiprocessing_context is None:
                 parts["_DataLoader__multiprocessing_context"] = LoaderContext(pickler)
             self._reader = _copy_with(source, parts)
@@ -181,6 +183,10 @@ def _plan_alone(source: Any) -> StridedPlan | None:
     )
 
 
+def _is_stream(loader: DataLoader[Any]) -> bool:
+    return isinstance(loader.dataset, IterableDataset)
+
+
 def _share(
     loader: DataLoader[Any], rank: int, world_size: int, seed: int, pad: bool, whole_batches: bool
 ) -> dict[str, Any]:
@@ -191,7 +197,7 @@ def _share(
         parts["generator"] = torch.Generator(loader.generator.device).manual_seed(own_seed)
     dataset = loader.dataset
     if isinstance(dataset, IterableDataset):
-        if not reads_rank(dataset):
+        if not whole_batches and not reads_rank(dataset):
             split = splits_workers(dataset, loader.worker_init_fn)
             parts["dataset"] = ShardedIterable(dataset, rank, world_size, split)
         return parts

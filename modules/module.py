@@ -45,9 +45,7 @@ class LightningModule(HyperparametersMixin, nn.Module):
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Return the loss of a batch: a scalar tensor, or a dictionary with ``loss``; None skips the batch.
 
-        Called as ``training_step(batch, batch_idx)``; ``batch_idx`` may be left out of the signature. For a
-        mean over all elements of all micro-batches and ranks return ``{"loss_sum": sum, "loss_count":
-        number}``.
+        Called as ``training_step(batch, batch_idx)``; ``batch_idx`` may be left out of the signature.
         """
         raise NotImplementedError
 
@@ -151,6 +149,17 @@ class LightningModule(HyperparametersMixin, nn.Module):
     def on_validation_end(self) -> None:
         """Called after validation."""
 
+    def on_validation_model_zero_grad(self) -> None:
+        """Called before a validation within fit, between optimizer steps."""
+
+    def on_validation_model_eval(self) -> None:
+        """Put the module into eval mode for validation."""
+        self.eval()
+
+    def on_validation_model_train(self) -> None:
+        """Called after validation; overriding it replaces the return of each submodule to its own mode."""
+        self.train()
+
     def on_validation_epoch_start(self) -> None:
         """Called before the first validation batch."""
 
@@ -171,6 +180,14 @@ class LightningModule(HyperparametersMixin, nn.Module):
     def on_test_end(self) -> None:
         """Called after testing."""
 
+    def on_test_model_eval(self) -> None:
+        """Put the module into eval mode for testing."""
+        self.eval()
+
+    def on_test_model_train(self) -> None:
+        """Called after testing; overriding it replaces the return of each submodule to its own mode."""
+        self.train()
+
     def on_test_epoch_start(self) -> None:
         """Called before the first test batch."""
 
@@ -188,6 +205,14 @@ class LightningModule(HyperparametersMixin, nn.Module):
 
     def on_predict_end(self) -> None:
         """Called after prediction."""
+
+    def on_predict_model_eval(self) -> None:
+        """Put the module into eval mode for prediction."""
+        self.eval()
+
+    def on_predict_model_train(self) -> None:
+        """Called after prediction; overriding it replaces the return of each submodule to its own mode."""
+        self.train()
 
     def on_predict_epoch_start(self) -> None:
         """Called before the first prediction batch."""
@@ -288,10 +313,10 @@ class LightningModule(HyperparametersMixin, nn.Module):
             reduce_fx: How an epoch's values become one: mean (weighted by batch size), sum, min, max.
             enable_graph: Accepted; values are always detached.
             sync_dist: Reduce over ranks; otherwise rank 0's value counts.
-            sync_dist_group: Accepted for the default group only.
+            sync_dist_group: Has no effect: values are reduced over all ranks.
             add_dataloader_idx: With several evaluation loaders, append ``/dataloader_idx_N``.
             batch_size: Weight of this value in the mean; taken from the batch when None.
-            metric_attribute: The attribute that holds a metric object.
+            metric_attribute: Has no effect: metric objects are not accepted yet, log their values.
             rank_zero_only: Called on rank 0 only; such a value cannot be monitored.
 
         Raises:

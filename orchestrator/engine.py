@@ -57,6 +57,7 @@ class Engine:
         rng_to_resume: The random state that a checkpoint keeps, where it is not the present one: within a
             validation, which is then run again.
         eval_batches: Batches that were evaluated in this call, by stage and loader.
+        order_seed: The seed of the order of training samples.
         untold: A checkpoint was written since the driver last heard where this run stands.
     """
 
@@ -93,6 +94,7 @@ class Engine:
         self.resumed: contents.Resumed | None = None
         self.rng_to_resume: dict[str, Any] | None = None
         self.eval_batches: dict[tuple[str, int], int] = {}
+        self.order_seed = rng.global_seed() or 0
         self.untold = False
         self._torn_down = False
         self._show = show
@@ -273,6 +275,11 @@ class Engine:
                 "runs, but nothing is optimised. Return an optimizer, unless this is meant.",
                 stacklevel=2,
             )
+        if self.place.world_size > 1 and any(needs_closure(optimizer) for optimizer in self.optimizers):
+            raise MisconfigurationError(
+                f"{type(self.optimizers[0]).__name__} decides by each rank's own loss how often it runs the "
+                "forward pass, so ranks would part. Use one process, or another optimizer."
+            )
         batches = self.settings.accumulate_grad_batches
         if batches > 1 and any(needs_closure(optimizer) for optimizer in self.optimizers):
             raise MisconfigurationError(
@@ -327,7 +334,7 @@ class Engine:
             source,
             rank=self.place.rank,
             world_size=self.place.world_size,
-            seed=rng.global_seed() or 0,
+            seed=self._order_seed(kind),
             shard=self.settings.use_distributed_sampler,
             pad=kind == "train" and self.settings.pad_uneven,
             whole_batches=kind == "predict",
@@ -349,11 +356,19 @@ class Engine:
             )
         return loader
 
+    def _order_seed(self, kind: str) -> int:
+        """Return the seed of the order of samples; a resumed run keeps the one that it began with."""
+        if kind == "train" and self.resumed is not None:
+            self.order_seed = self.resumed.cursor.seed
+        return self.order_seed
+
     def load_training_data(self) -> None:
         """Build the training loader, and check that a resumed run goes on with the data it had."""
         self.train_loader = self._rank_loader(self._source("train"), "train")
         if self.resumed is not None:
-            contents.check_data(self.resumed, self.train_loader.fingerprint, self.state)
+            contents.check_data(
+                self.resumed, self.train_loader, self.state, self.settings.accumulate_grad_batches
+            )
 
     def has_validation(self) -> bool:
         """Whether fit validates: there is a validation step, data for it, and no limit of 0."""

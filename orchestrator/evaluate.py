@@ -183,15 +183,15 @@ def _evaluation_mode(engine: Engine, hook: str) -> Iterator[None]:
             if item.training is not mode:
                 item.training = mode
 
-    for to_eval in own(f"on_{hook}_model_eval") or (module.eval,):
-        to_eval()
     try:
+        for to_eval in own(f"on_{hook}_model_eval") or (module.eval,):
+            to_eval()
         yield
+        for to_train in own(f"on_{hook}_model_train") or (back,):
+            to_train()
     except BaseException:
         back()
         raise
-    for to_train in own(f"on_{hook}_model_train") or (back,):
-        to_train()
 
 
 def gradient_context(inference: bool) -> AbstractContextManager[Any]:

@@ -48,7 +48,7 @@ class Feed:
     Attributes:
         batch: The batch, or None when this rank has none.
         has_batch: This rank has a batch.
-        is_last: No rank has another batch after this one.
+        is_last: No rank has another batch after this one; False where that is not known yet.
         is_over: All batches of the epoch have been given out.
         by_hand: Some rank has no batch now, so gradients cannot be reduced inside backward.
         scale: This rank's samples relative to the mean over ranks; 1.0 where ranks have equally many.
@@ -212,7 +212,10 @@ class PlannedFeed(Feed):
 
 
 class OpenFeed(Feed):
-    """A feed that ends when it ends: reads one batch ahead, and on a group asks the others for theirs.
+    """A feed that ends when it ends: that a batch was the last is known only when the next is asked for.
+
+    Nothing is read ahead, so the data draw from the random generators as in a plain loop. On a group the
+    ranks tell each other before each batch whether they have one.
 
     Args:
         loader: The loader.
@@ -226,47 +229,41 @@ class OpenFeed(Feed):
         self._limit = limit
         self._join = join
         self._noticed = False
-        self._next: tuple[Any, list[int]] | None = None
 
     def _begin(self) -> None:
-        self._next = self._fetch()
-        self.is_over = self._next is None
+        self.is_over = False
 
     def advance(self) -> bool:
         """Take the next batch; return False when there is none on any rank."""
-        if self._next is None:
+        if self.is_over or (self._limit is not None and self._index >= self._limit):
             self.is_over = True
             return False
-        self.batch, sizes = self._next
-        self._weigh(sizes, self.strategy.rank)
-        self._counted[0] += sum(size > 0 for size in sizes)
-        self._counted[1] += sum(sizes)
-        self._index += 1
-        self._next = self._fetch()
-        self.is_last = self._next is None
-        return True
-
-    def _fetch(self) -> tuple[Any, list[int]] | None:
-        if self._limit is not None and self._index >= self._limit:
-            return None
         assert self._iterator is not None
         nothing = object()
         batch = next(self._iterator, nothing)
         sizes = self.strategy.counts(0 if batch is nothing else max(1, batch_size_of(batch)))
-        if not any(sizes):
-            return None
-        if 0 in sizes and not self._join:
-            if not self._noticed and self.strategy.rank == 0:
-                self._noticed = True
-                ended = [rank for rank, size in enumerate(sizes) if size == 0]
-                warnings.warn(
-                    f"The training data of ranks {ended} ended after {self._index} batches, so the epoch "
-                    "ends for all. "
-                    "Use Trainer(join_uneven=True) to use up the other ranks' data.",
-                    stacklevel=2,
-                )
-            return None
-        return (None if batch is nothing else batch), sizes
+        if not any(sizes) or (0 in sizes and not self._join):
+            self._notice(sizes)
+            self.is_over = True
+            return False
+        self.batch = None if batch is nothing else batch
+        self._weigh(sizes, self.strategy.rank)
+        self._counted[0] += sum(size > 0 for size in sizes)
+        self._counted[1] += sum(sizes)
+        self._index += 1
+        return True
+
+    def _notice(self, sizes: list[int]) -> None:
+        """Say, once, that some ranks still had data when the epoch ended for all."""
+        if not any(sizes) or self._noticed or self.strategy.rank != 0:
+            return
+        self._noticed = True
+        ended = [rank for rank, size in enumerate(sizes) if size == 0]
+        warnings.warn(
+            f"The training data of ranks {ended} ended after {self._index} batches, so the epoch ends "
+            "for all. Use Trainer(join_uneven=True) to use up the other ranks' data.",
+            stacklevel=2,
+        )
 
 
 def batch_limit(name: str, limit: int | float | None, num_batches: int | None) -> int | None:

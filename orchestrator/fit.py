@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from modules import rng
+from orchestrator import validation_schedule as validation
 from orchestrator.callbacks.model_checkpoint import ModelCheckpoint
 from orchestrator.errors import MisconfigurationError
 from orchestrator.feed import make_feed
@@ -154,13 +155,14 @@ class _Loop:
                 if name in resumed.gradients:
                     parameter.grad = resumed.gradients[name].to(parameter.device)
             self.window.last = not resumed.gradients
+            feed.is_over = feed.is_over or state.exhausted
             if not state.validated and self.is_validation_due():
                 self.validate()
         else:
             if resumed is not None:
                 feed.restore(resumed.reading)
             state.epoch_batches = 0
-            state.validated = state.epoch_ended = False
+            state.validated = state.epoch_ended = state.exhausted = False
             engine.call("on_train_epoch_start")
             feed.start(state.epoch)
             self.val_every = _validation_interval(engine, feed.num_batches)
@@ -191,7 +193,9 @@ class _Loop:
         val_every = self.val_every
         clock, due = time.monotonic, 0.0
         shows_progress, interval_s = engine.shows_progress, engine.progress_interval_s
-        earlier = self.earlier_batches()
+        val_at = validation.next_validation(
+            every=val_every, batches=state.epoch_batches, carried=self.carried_batches()
+        )
         place = state.epoch_batches % accumulate
         if place:
             window.size, window.rescale = feed.window_size(state.epoch_batches - place, accumulate), 1.0
@@ -221,11 +225,11 @@ class _Loop:
                 if module_batch_start:
                     slots.enter("on_train_batch_start")
                     if module_batch_start[0](batch, batch_idx) == -1:
-                        self.step_by_epochs()
+                        self.exhaust()
                         return True
                 outputs = step(batch, batch_idx)
             else:
-                self.empty_step()
+                self.empty_step(batch_idx)
             state.epoch_batches = batch_idx + 1
             state.validated = False
             if window.last:
@@ -233,7 +237,7 @@ class _Loop:
                 if step_schedulers:
                     self.step_by_steps(step_schedulers)
             if feed.is_last:
-                self.step_by_epochs()
+                self.exhaust()
             if batch_end and feed.has_batch:
                 seen = _visible(outputs)
                 slots.enter("on_train_batch_end")
@@ -249,33 +253,52 @@ class _Loop:
             if shows_progress and clock() >= due:
                 due = clock() + interval_s
                 engine.show("train", batch_idx + 1, feed.num_batches)
-            if val_every and (
-                feed.is_last if val_every < 0 else (earlier + state.epoch_batches) % val_every == 0
-            ):
+            if val_every and (feed.is_last if val_every < 0 else state.epoch_batches == val_at):
                 self.validate()
+                val_at += val_every
             if (trainer.should_stop if alone else engine.stop_agreed) and self.should_stop():
                 if val_every and not state.validated:
                     self.validate()
                 break
+        if feed.is_over and not state.exhausted:
+            self.end_late(place)
         return feed.is_last or feed.is_over
+
+    def end_late(self, place: int) -> None:
+        """Do what belongs to an epoch's last batch, where only the one that did not come has shown it was."""
+        window, state = self.window, self.state
+        if place:
+            window.first, window.last, window.scale = False, True, 1.0
+            window.rescale = window.size / place
+            window.by_hand = self.engine.strategy.world_size > 1  # its backward did not reduce
+            self.empty_step(state.epoch_batches)
+            if self.step_schedulers:
+                self.step_by_steps(self.step_schedulers)
+            if state.global_step % self.settings.log_every_n_steps == 0:
+                self.engine.log_steps()
+        self.exhaust()
+        if self.val_every < 0 and not state.validated and state.epoch_batches:
+            self.validate()
+
+    def exhaust(self) -> None:
+        """Note that the epoch's batches are used up, and step the schedulers that count epochs."""
+        self.state.exhausted = True
+        self.step_by_epochs()
 
     def is_validation_due(self) -> bool:
         """Whether validation belongs after the batches that were run."""
         done = self.state.epoch_batches
-        if not self.val_every or not done:
-            return False
-        if self.val_every < 0:
-            return self.feed.is_over
-        return (self.earlier_batches() + done) % self.val_every == 0
+        return done > 0 and validation.is_due(
+            every=self.val_every, batches=done, carried=self.carried_batches(), is_last=self.feed.is_over
+        )
 
-    def earlier_batches(self) -> int:
+    def carried_batches(self) -> int:
         """Return the batches of earlier epochs that count towards the next validation."""
-        return self.state.past_batches if self.settings.check_val_every_n_epoch is None else 0
+        return validation.batches_carried(self.state.past_batches, self.settings.check_val_every_n_epoch)
 
     def validate(self) -> None:
         """Run validation, unless this epoch is one without."""
-        every = self.settings.check_val_every_n_epoch
-        if every is not None and (self.state.epoch + 1) % every != 0:
+        if not validation.validates_in(self.state.epoch, self.settings.check_val_every_n_epoch):
             return
         engine = self.engine
         if self.window.last:
@@ -368,27 +391,12 @@ class _Loop:
 
 def _validation_interval(engine: Engine, num_batches: int | None) -> int:
     """Return after how many batches validation runs: -1 at the epoch's end, 0 never."""
-    if not engine.val_loaders or all(limit == 0 for limit in engine.val_limits):
-        return 0
-    interval = engine.settings.val_check_interval
-    if isinstance(interval, float):
-        if interval == 1.0:
-            return -1
-        if num_batches is None:
-            raise MisconfigurationError(
-                f"Trainer(val_check_interval={interval}) needs a loader with a length. Use a number of "
-                "batches, or 1.0."
-            )
-        return max(1, int(num_batches * interval))
-    counts_epochs = engine.settings.check_val_every_n_epoch is not None
-    if counts_epochs and num_batches is not None and interval > num_batches:
-        raise MisconfigurationError(
-            f"Trainer(val_check_interval={interval}) is more than the {num_batches} training batches of "
-            "an epoch. "
-            f"Use at most {num_batches}, or a fraction, or check_val_every_n_epoch=None to count batches "
-            "over epochs."
-        )
-    return interval
+    return validation.batches_between(
+        val_check_interval=engine.settings.val_check_interval,
+        check_val_every_n_epoch=engine.settings.check_val_every_n_epoch,
+        batches_in_epoch=num_batches,
+        validates=bool(engine.val_loaders) and any(limit != 0 for limit in engine.val_limits),
+    )
 
 
 def _visible(outputs: Any) -> Any:

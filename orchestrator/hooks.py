@@ -2,7 +2,8 @@
 
 A hook becomes a tuple of bound methods that somebody really overrode; an empty tuple costs nothing.
 Callbacks come first, in their order, then the module. An instance attribute of a hook's name counts as an
-override. Changing a class or an instance after training has started is not noticed.
+override; a hook that a callback calls unused is left out. Changing a class or an instance after training has
+started is not noticed.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ class HookTable:
         return tuple(
             functools.partial(getattr(callback, name), self._trainer, self._module)
             for callback in self._callbacks
-            if overrides(callback, name, Callback) and (only is None or only(callback))
+            if overrides(callback, name, Callback)
+            and name not in callback.unused_hooks()
+            and (only is None or only(callback))
         )
 
     def of_module(self, name: str) -> tuple[Hook, ...]:

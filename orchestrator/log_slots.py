@@ -399,7 +399,7 @@ class LogSlots:
         ]
 
     def adopt(self, descriptions: Iterable[dict[str, Any]]) -> None:
-        """Make the slots that other ranks have and this one lacks, so that all ranks know the same metrics."""
+        """Make the slots that other ranks have and this one lacks: all ranks know the same metrics."""
         known = {(slot.name, slot.hook) for slot in self._slots}
         for item in descriptions:
             if (item["name"], item["hook"]) in known:

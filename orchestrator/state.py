@@ -24,6 +24,7 @@ class TrainState:
         samples_seen: Training samples of the epochs that have ended, over all ranks.
         past_batches: Batches of the epochs that have ended that each rank has used.
         epoch_batches: Batches of the running epoch that each rank has used.
+        exhausted: The running epoch's batches are used up, and its schedulers have stepped.
         validated: Validation has run since the last batch.
         epoch_ended: The epoch's batches and hooks are done; only the next epoch is left to begin.
     """
@@ -37,6 +38,7 @@ class TrainState:
     samples_seen: int = 0
     past_batches: int = 0
     epoch_batches: int = 0
+    exhausted: bool = False
     validated: bool = False
     epoch_ended: bool = False
 
@@ -47,7 +49,7 @@ class TrainState:
         self.past_batches += self.epoch_batches
         self.epoch += 1
         self.epoch_batches = 0
-        self.validated = self.epoch_ended = False
+        self.exhausted = self.validated = self.epoch_ended = False
 
     def counters(self) -> dict[str, int]:
         """Return what a checkpoint keeps."""
@@ -66,6 +68,7 @@ _KEPT: dict[str, type] = {
     "samples_seen": int,
     "past_batches": int,
     "epoch_batches": int,
+    "exhausted": bool,
     "validated": bool,
     "epoch_ended": bool,
 }

@@ -112,7 +112,7 @@ def build_step(parts: StepParts) -> Step:
     forward_backward = _build_forward_backward(parts)
     finish = _build_finish(parts)
     optimizer = parts.optimizer
-    scaler, state, window = parts.precision.scaler, parts.state, parts.window
+    state, window = parts.state, parts.window
     if optimizer is None:
 
         def step_without(batch: Any, batch_idx: int) -> Any:
@@ -122,51 +122,101 @@ def build_step(parts: StepParts) -> Step:
             return outputs
 
         return step_without
-    if overrides(parts.module, "optimizer_step", LightningModule) or needs_closure(optimizer):
+    if _calls_optimizer_itself(parts):
         return _build_closure_step(parts, optimizer, forward_backward, finish)
+    commit = _build_commit(parts, optimizer, finish)
 
     def step(batch: Any, batch_idx: int) -> Any:
         outputs = forward_backward(batch, batch_idx)
         if window.last:
-            finish()
-            if scaler is None:
-                optimizer.step()
-            else:
-                scaler.step(optimizer)
-                scaler.update()
-            state.global_step += 1
+            commit()
         return outputs
 
     return step
 
 
-def build_empty_step(parts: StepParts) -> Callable[[], None]:
-    """Return the function that closes a window on a rank that has no batch for it: reduce, clip, step, like
-    the others.
-    """
-    finish = _build_finish(parts)
-    optimizer, scaler, state, window = parts.optimizer, parts.precision.scaler, parts.state, parts.window
+def build_empty_step(parts: StepParts) -> Callable[[int], None]:
+    """Return the function that stands for a step on a rank that has no batch, so that it does what others do.
 
-    def step() -> None:
-        if optimizer is None:
+    It also closes a window whose end was not known when its last batch ran.
+    """
+    module, optimizer, state, window = parts.module, parts.optimizer, parts.state, parts.window
+    finish = _build_finish(parts)
+    zero_grad = _build_zero_grad(parts)
+    commit = None if optimizer is None else _build_commit(parts, optimizer, finish)
+    own_step = _calls_optimizer_itself(parts)
+
+    def step(batch_idx: int) -> None:
+        if optimizer is None or commit is None:
             state.global_step += window.last
             return
         if window.first:
-            optimizer.zero_grad()
-        if window.last:
-            if scaler is not None:
-                scaler.scale(
-                    torch.zeros((), device=parts.strategy.device)
-                )  # makes sure the scale exists, as others' loss does
-            finish()
-            if scaler is None:
-                optimizer.step()
-            else:
-                scaler.step(optimizer)
-                scaler.update()
+            zero_grad(batch_idx)
+        if not window.last:
+            return
+        if own_step:
+            module.optimizer_step(state.epoch, batch_idx, optimizer, finish)
             state.global_step += 1
+        else:
+            commit()
 
     return step
+
+
+def _calls_optimizer_itself(parts: StepParts) -> bool:
+    """Whether the module or the optimizer runs the forward pass within the optimizer's step."""
+    if overrides(parts.module, "optimizer_step", LightningModule):
+        return True
+    return parts.optimizer is not None and needs_closure(parts.optimizer)
+
+
+def _build_commit(parts: StepParts, optimizer: Optimizer, finish: Callable[[], None]) -> Callable[[], None]:
+    """Return what ends a window: the rest of the reduction, clipping, and the optimizer's step."""
+    scaler, state = parts.precision.scaler, parts.state
+    if scaler is None:
+
+        def commit() -> None:
+            finish()
+            optimizer.step()
+            state.global_step += 1
+
+        return commit
+    nothing = torch.zeros((), device=parts.strategy.device)
+
+    def commit_scaled() -> None:
+        scaler.scale(nothing)  # makes the scale, where no loss has done so yet
+        finish()
+        if _has_gradients(optimizer):
+            scaler.step(optimizer)
+            scaler.update()
+        state.global_step += 1
+
+    return commit_scaled
+
+
+def _has_gradients(optimizer: Optimizer) -> bool:
+    return any(item.grad is not None for group in optimizer.param_groups for item in group["params"])
+
+
+def _build_zero_grad(parts: StepParts) -> Callable[[int], None]:
+    """Return what opens a window: the hooks and the zeroing of gradients."""
+    module, slots, state, optimizer = parts.module, parts.slots, parts.state, parts.optimizer
+    before = parts.hooks["on_before_zero_grad"]
+    own = overrides(module, "optimizer_zero_grad", LightningModule)
+
+    def zero_grad(batch_idx: int) -> None:
+        assert optimizer is not None
+        if before:
+            slots.enter("on_before_zero_grad")
+            for hook in before:
+                hook(optimizer)
+        if own:
+            slots.enter("optimizer_zero_grad")
+            module.optimizer_zero_grad(state.epoch, batch_idx, optimizer)
+        else:
+            optimizer.zero_grad()
+
+    return zero_grad
 
 
 def _build_forward_backward(parts: StepParts) -> Step:
@@ -181,13 +231,10 @@ def _build_forward_backward(parts: StepParts) -> Step:
     takes_index = training_step_arguments(module) == 2
     reduced_step, local_step = strategy.training_step, module.training_step
     alone = strategy.world_size == 1
-    before_zero_grad, before_backward, after_backward = (
-        hooks[name] for name in ("on_before_zero_grad", "on_before_backward", "on_after_backward")
-    )
-    own_zero_grad = overrides(module, "optimizer_zero_grad", LightningModule)
+    before_backward, after_backward = hooks["on_before_backward"], hooks["on_after_backward"]
+    zero_grad = _build_zero_grad(parts)
     own_backward = overrides(module, "backward", LightningModule)
     table = slots.table_for("training_step")
-    state = parts.state
 
     def forward_backward(batch: Any, batch_idx: int) -> Any:
         if alone or window.by_hand:
@@ -206,15 +253,7 @@ def _build_forward_backward(parts: StepParts) -> Step:
             return outputs
         loss = outputs if outputs.__class__ is Tensor and not outputs.ndim else loss_of(outputs)
         if window.first:
-            if before_zero_grad:
-                slots.enter("on_before_zero_grad")
-                for hook in before_zero_grad:
-                    hook(optimizer)
-            if own_zero_grad:
-                slots.enter("optimizer_zero_grad")
-                module.optimizer_zero_grad(state.epoch, batch_idx, optimizer)
-            else:
-                optimizer.zero_grad()
+            zero_grad(batch_idx)
         if loss is None:
             if not alone and not window.by_hand:
                 raise RuntimeError(
@@ -265,7 +304,7 @@ def _build_finish(parts: StepParts) -> Callable[[], None]:
                 for item in group["params"]:
                     if item.grad is not None:
                         item.grad.mul_(window.rescale)
-        if scaler is not None and (before_step or clips):
+        if scaler is not None and (before_step or clips) and _has_gradients(optimizer):
             scaler.unscale_(optimizer)
         if before_step:
             slots.enter("on_before_optimizer_step")

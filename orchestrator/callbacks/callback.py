@@ -35,6 +35,13 @@ class Callback:
         """Return a `state_key` of the class name and `arguments`, for classes that are used twice."""
         return f"{type(self).__qualname__}{arguments!r}"
 
+    def unused_hooks(self) -> frozenset[str]:
+        """Return the names of hooks that this class overrides but that do nothing in this object.
+
+        Asked once, before training; so a hook that only some arguments need costs the others nothing.
+        """
+        return frozenset()
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: tensors, numbers, strings, and containers of them."""
         return {}

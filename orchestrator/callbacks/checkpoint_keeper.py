@@ -142,8 +142,17 @@ class CheckpointKeeper(Callback):
             self._written = frozenset()
             self._validated = self._told_missing = False
 
-    def _save(self, trainer: Trainer, metrics: Mapping[str, float], *, last_only: bool = False) -> None:
-        """Save the present state as one of the best, as the last one, as both, or not at all."""
+    def _save(
+        self, trainer: Trainer, metrics: Mapping[str, float], *, last_only: bool = False, ending: bool = False
+    ) -> None:
+        """Save the present state as one of the best, as the last one, as both, or not at all.
+
+        Args:
+            trainer: The trainer.
+            metrics: The numbers that choose and name the checkpoint.
+            last_only: Only as the last one.
+            ending: Training is over, so a metric that is missing fails nothing any more: it is a warning.
+        """
         if last_only or self.save_top_k == 0:
             if self.save_last:
                 self._save_last_alone(trainer, metrics)
@@ -156,7 +165,7 @@ class CheckpointKeeper(Callback):
             self._save_among_best(trainer, metrics, score)
             return
         if score is None:
-            self._report_missing(trainer, metrics)
+            self._report_missing(trainer, metrics, fails=self._validated and not ending)
         elif self.verbose:
             self._tell(trainer, f"{_place(metrics)}: {self.monitor} is not among the best {self.save_top_k}")
         if self.save_last is True:
@@ -282,7 +291,7 @@ class CheckpointKeeper(Callback):
 
     # ---------------------------------------------------------------- words
 
-    def _report_missing(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def _report_missing(self, trainer: Trainer, metrics: Mapping[str, float], *, fails: bool) -> None:
         logged = sorted(metrics.keys() - {"epoch", "step"})
         near = difflib.get_close_matches(str(self.monitor), logged, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -290,7 +299,7 @@ class CheckpointKeeper(Callback):
             f"ModelCheckpoint(monitor={self.monitor!r}) found no such metric: logged are {logged}.{hint} "
             f"Log it with self.log({self.monitor!r}, value), or monitor one of these."
         )
-        if self._validated:
+        if fails:
             raise MisconfigurationError(text)
         if trainer.is_global_zero and not self._told_missing:
             self._told_missing = True

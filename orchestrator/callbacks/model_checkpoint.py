@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from orchestrator import validation_schedule
 from orchestrator.callbacks.checkpoint_arguments import check_choice, check_place, check_switches
 from orchestrator.callbacks.checkpoint_keeper import CheckpointKeeper
 from orchestrator.checkpoint import policy, schedule
@@ -34,23 +35,26 @@ class ModelCheckpoint(CheckpointKeeper):
 
     Args:
         dirpath: Where to save. By default ``checkpoints`` in the first logger's version directory, or in the
-            trainer's `default_root_dir` without a logger. filename: The files' name without its ending;
-            ``{name}`` or ``{name:.2f}`` stands for a metric, `epoch` or
-            `step`. By default ``{epoch}-{step}``. monitor: The metric that says which checkpoints are best;
-            None keeps the newest. verbose: Print a line about each decision. save_last: True gives the
-            newest checkpoint the second name ``last.ckpt``, and saves it there when it is not
-            among the best. "link" makes that name a symbolic link to the newest one that was kept.
-            save_top_k: How many to keep: -1 all, 0 none. More than 1 needs `monitor`. save_on_exception:
-            Also save when training fails. On a group nothing is saved then. save_weights_only: Leave out
-            what only resuming needs. mode: "min" if a lower `monitor` is better, "max" if a higher one is.
-            auto_insert_metric_name: Write ``name=value`` where `filename` has ``{name}``; False writes the
-            value alone. every_n_train_steps: Save after every so many optimizer steps, instead of epochs.
-            train_time_interval: Save after every so much training time, instead of epochs. every_n_epochs:
-            Save after every so many epochs; 0 never. save_on_train_epoch_end: True saves when a training
-            epoch ends, False when validation ends. By default when
-            the epoch ends if the trainer validates once an epoch or never, and when validation ends
-            otherwise. enable_version_counter: Append ``-v1``, ``-v2``, ... to a name that is taken; False
-            replaces that file.
+            trainer's `default_root_dir` without a logger.
+        filename: The files' name without its ending; ``{name}`` or ``{name:.2f}`` stands for a metric,
+            `epoch` or `step`. By default ``{epoch}-{step}``.
+        monitor: The metric that says which checkpoints are best; None keeps the newest.
+        verbose: Print a line about each decision.
+        save_last: True gives the newest checkpoint the second name ``last.ckpt``, and saves it there when it
+            is not among the best. "link" makes that name a symbolic link to the newest one that was kept.
+        save_top_k: How many to keep: -1 all, 0 none. More than 1 needs `monitor`.
+        save_on_exception: Also save when training fails. On a group nothing is saved then.
+        save_weights_only: Leave out what only resuming needs.
+        mode: "min" if a lower `monitor` is better, "max" if a higher one is.
+        auto_insert_metric_name: Write ``name=value`` where `filename` has ``{name}``; False writes the value
+            alone.
+        every_n_train_steps: Save after every so many optimizer steps, instead of epochs.
+        train_time_interval: Save after every so much training time, instead of epochs.
+        every_n_epochs: Save after every so many epochs; 0 never.
+        save_on_train_epoch_end: True saves when a training epoch ends, False when validation ends. By default
+            when the epoch ends if the trainer validates once an epoch or never, and when validation ends
+            otherwise.
+        enable_version_counter: Append ``-v1``, ``-v2``, ... to a name that is taken; False replaces that file.
 
     Attributes:
         best_model_path: Path of the best checkpoint (of the newest without `monitor`); "" before the first.
@@ -133,6 +137,12 @@ class ModelCheckpoint(CheckpointKeeper):
 
     # ---------------------------------------------------------------- hooks
 
+    def unused_hooks(self) -> frozenset[str]:
+        """Leave out the hook of each batch where only epochs or validations save, unless a subclass has its
+        own."""
+        own = getattr(self.on_train_batch_end, "__func__", None) is ModelCheckpoint.on_train_batch_end
+        return frozenset({"on_train_batch_end"} if own and not self._triggers.within_epochs else ())
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Decide where to save, and remember what is there already."""
         self._settle(trainer, fitting=stage == "fit")
@@ -147,16 +157,15 @@ class ModelCheckpoint(CheckpointKeeper):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save when the count of steps or the clock says so."""
-        if self._triggers.every_n_epochs:
+        if not self._triggers.within_epochs:
             return
         before, self._steps_seen = self._steps_seen, trainer.global_step
-        agree = _agree(trainer)
         due = self._triggers.after_steps(before, self._steps_seen)
-        due = self._clock.is_up(self._steps_seen, agree) or due
+        due = self._clock.is_up(self._steps_seen, _agree(trainer)) or due
         if not due or self._must_not_save(trainer):
             return
         # Between the ends of epochs each rank has logged its own values: rank 0's decide.
-        metrics = _numbers(trainer) if agree is None else agree(_numbers(trainer))
+        metrics = _rank_0s_numbers(trainer)
         if self.monitor is not None and self._fresher_soon(trainer, metrics, batch_idx + 1):
             self._waits_for_validation = True
         else:
@@ -180,7 +189,14 @@ class ModelCheckpoint(CheckpointKeeper):
             self._save_after_epoch(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the last checkpoint, if one is wanted and nothing was ever saved."""
+        """Save what waited for a validation that did not come; and the last checkpoint, if one is wanted and
+        nothing was ever saved."""
+        if self._waits_for_validation and not self._must_not_save(trainer):
+            metrics = _rank_0s_numbers(trainer)
+            if "epoch" not in trainer.callback_metrics:
+                metrics["epoch"] = max(0, trainer.current_epoch - 1)  # the one that ran, as in other names
+            self._save(trainer, metrics, ending=True)
+        self._waits_for_validation = False
         if self.save_last and not self._last_saved_path and not self._must_not_save(trainer):
             self._save(trainer, _numbers(trainer), last_only=True)
 
@@ -226,17 +242,7 @@ class ModelCheckpoint(CheckpointKeeper):
 
     def _fresher_soon(self, trainer: Trainer, metrics: Mapping[str, float], batches: int) -> bool:
         """Whether the monitored metric is not there yet, or validation is about to give it a new value."""
-        return self.monitor not in metrics or (
-            self._validated
-            and schedule.validation_follows(
-                batches=batches,
-                batches_in_epoch=trainer.num_training_batches,
-                epoch=trainer.current_epoch,
-                val_check_interval=trainer.val_check_interval,
-                check_val_every_n_epoch=trainer.check_val_every_n_epoch,
-                validates=_validates(trainer),
-            )
-        )
+        return self.monitor not in metrics or (self._validated and _validation_follows(trainer, batches))
 
 
 def _numbers(trainer: Trainer) -> dict[str, float]:
@@ -251,6 +257,35 @@ def _agree(trainer: Trainer) -> Callable[[T], T] | None:
     """Return what gives every rank rank 0's value; None for a single rank."""
     strategy = trainer.strategy
     return None if strategy is None or trainer.world_size == 1 else strategy.broadcast
+
+
+def _rank_0s_numbers(trainer: Trainer) -> dict[str, float]:
+    """Return rank 0's numbers on all ranks, for a moment at which each may have its own."""
+    agree = _agree(trainer)
+    return _numbers(trainer) if agree is None else agree(_numbers(trainer))
+
+
+def _validation_follows(trainer: Trainer, batches: int) -> bool:
+    """Whether validation runs right after batch number `batches`, from 1, of the running epoch."""
+    epochs = trainer.check_val_every_n_epoch
+    every = validation_schedule.batches_between(
+        val_check_interval=trainer.val_check_interval,
+        check_val_every_n_epoch=epochs,
+        batches_in_epoch=trainer.num_training_batches,
+        validates=_validates(trainer),
+    )
+    return validation_schedule.validates_in(trainer.current_epoch, epochs) and validation_schedule.is_due(
+        every=every,
+        batches=batches,
+        carried=validation_schedule.batches_carried(trainer.state.past_batches, epochs),
+        is_last=_is_last_batch(trainer),
+    )
+
+
+def _is_last_batch(trainer: Trainer) -> bool:
+    """Whether the running epoch has no further batch; also known where its length was not."""
+    feed = None if trainer.engine is None else trainer.engine.feed
+    return feed is not None and feed.is_last
 
 
 def _validates(trainer: Trainer) -> bool:

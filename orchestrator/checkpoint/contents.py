@@ -17,6 +17,7 @@ from torch import Tensor
 from modules import rng
 from modules.checkpoint import format as checkpoint_format
 from modules.cursor import Cursor
+from modules.loader import RankLoader
 from orchestrator.checkpoint import lightning_loops
 from orchestrator.errors import MisconfigurationError
 from orchestrator.feed import ReadingState
@@ -35,14 +36,16 @@ class Resumed:
 
     Attributes:
         reading: This rank's random and reading state.
-        fingerprint: That of the data that was being read.
+        cursor: Where the data stood.
+        accumulate: Batches that made one step.
         totals: Batches and samples of the epoch that were used, over all ranks.
         metrics: What this rank has logged in the epoch.
         gradients: This rank's gradients by parameter, of a window of accumulated batches that was begun.
     """
 
     reading: ReadingState
-    fingerprint: str
+    cursor: Cursor
+    accumulate: int
     totals: tuple[int, int]
     metrics: list[dict[str, Any]]
     gradients: dict[str, Tensor]
@@ -83,8 +86,10 @@ def build(engine: Engine, weights_only: bool) -> dict[str, Any]:
             "format": checkpoint_format.FORMAT_VERSION,
             "version": __version__,
             "world_size": engine.place.world_size,
+            "accumulate_grad_batches": engine.settings.accumulate_grad_batches,
             "precision": engine.precision.name,
             "scaler": engine.precision.state_dict(),
+            "strategy": engine.strategy.state_dict(),
             "metrics": engine.board.state(),
             **_progress(engine),
         }
@@ -121,7 +126,7 @@ def _progress(engine: Engine) -> dict[str, Any]:
         epoch=state.epoch,
         position=samples,
         batches=state.epoch_batches,
-        seed=rng.global_seed() or 0,
+        seed=engine.order_seed,
         fingerprint=fingerprint,
     )
     own = {
@@ -199,6 +204,7 @@ def restore_training(engine: Engine, content: dict[str, Any]) -> Resumed | None:
         _take_from_lightning(engine, content)
         return None
     engine.precision.load_state_dict(ours.get("scaler") or {})
+    engine.strategy.load_state_dict(ours.get("strategy") or {})
     engine.state.restore(ours["counters"])
     engine.board.restore(ours["metrics"])
     batches, samples = ours["epoch_totals"]
@@ -217,7 +223,8 @@ def restore_training(engine: Engine, content: dict[str, Any]) -> Resumed | None:
         return None
     return Resumed(
         reading=ReadingState(**mine["reading"]),
-        fingerprint=Cursor.from_dict(ours["cursor"]).fingerprint,
+        cursor=Cursor.from_dict(ours["cursor"]),
+        accumulate=ours["accumulate_grad_batches"],
         totals=(batches, samples),
         metrics=mine["metrics"],
         gradients=mine["gradients"],
@@ -238,17 +245,35 @@ def _take_from_lightning(engine: Engine, content: dict[str, Any]) -> None:
         )
 
 
-def check_data(resumed: Resumed, fingerprint: str, state: TrainState) -> None:
-    """Refuse to go on in the middle of an epoch of other data.
+def check_data(resumed: Resumed, loader: RankLoader, state: TrainState, accumulate: int) -> None:
+    """Refuse to go on in the middle of an epoch where that cannot be done exactly.
 
     Args:
         resumed: What the checkpoint said.
-        fingerprint: That of the training data now.
+        loader: The training data now.
         state: The counters that were restored.
+        accumulate: Batches that make one step now.
+
+    Raises:
+        MisconfigurationError: The data, the batch size or the accumulation is another.
     """
-    if state.epoch_batches and resumed.fingerprint and fingerprint and resumed.fingerprint != fingerprint:
+    if not state.epoch_batches:
+        return
+    cursor, found = resumed.cursor, loader.fingerprint
+    advice = "Use the same, or a checkpoint of the end of an epoch."
+    if cursor.fingerprint and found and cursor.fingerprint != found:
         raise MisconfigurationError(
-            f"The checkpoint was written in the middle of an epoch of {resumed.fingerprint}, and the "
-            f"training data is {fingerprint}. "
-            "Use the same data, or a checkpoint of the end of an epoch."
+            f"The checkpoint was written in the middle of an epoch of {cursor.fingerprint}, and the training "
+            f"data is {found}. {advice}"
+        )
+    if loader.plan is not None and loader.plan.samples_before(state.epoch_batches) != cursor.position:
+        raise MisconfigurationError(
+            f"The checkpoint was written after {cursor.position} samples of an epoch, in {cursor.batches} "
+            f"batches a rank, which are {loader.plan.samples_before(state.epoch_batches)} samples now: the "
+            f"batch size or the way samples are dealt is another. {advice}"
+        )
+    if accumulate != resumed.accumulate:
+        raise MisconfigurationError(
+            f"The checkpoint was written in the middle of an epoch with accumulate_grad_batches="
+            f"{resumed.accumulate}, and it is {accumulate} now. {advice}"
         )

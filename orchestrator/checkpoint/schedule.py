@@ -7,7 +7,6 @@ The decisions are pure functions of counters that all ranks share. Only the cloc
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +28,11 @@ class Triggers:
     every_n_train_steps: int
     every_n_epochs: int
     train_time_interval: timedelta | None
+
+    @property
+    def within_epochs(self) -> bool:
+        """Whether saves may start between the ends of epochs: then each batch must be looked at."""
+        return self.every_n_train_steps >= 1 or self.train_time_interval is not None
 
     def after_epoch(self, epoch: int) -> bool:
         """Whether epoch `epoch`, counted from 0, ends with a save."""
@@ -104,36 +108,6 @@ def saves_at_train_epoch_end(
         return True
     # The int 1 is "after every batch"; only the float 1.0 is "once an epoch".
     return isinstance(val_check_interval, float) and val_check_interval == 1.0
-
-
-def validation_follows(
-    *,
-    batches: int,
-    batches_in_epoch: float,
-    epoch: int,
-    val_check_interval: object,
-    check_val_every_n_epoch: int | None,
-    validates: bool,
-) -> bool:
-    """Whether validation runs right after batch number `batches`, from 1, of epoch `epoch`, from 0.
-
-    Args:
-        batches: Batches of the epoch that have been used.
-        batches_in_epoch: How many it has; infinity where nobody knows.
-        epoch: The running epoch.
-        val_check_interval: The trainer's: a fraction of the epoch, or a number of batches.
-        check_val_every_n_epoch: The trainer's.
-        validates: Whether there are validation batches at all.
-    """
-    if not validates or (check_val_every_n_epoch is not None and (epoch + 1) % check_val_every_n_epoch != 0):
-        return False
-    if isinstance(val_check_interval, float):
-        if val_check_interval == 1.0 or math.isinf(batches_in_epoch):
-            return batches == batches_in_epoch
-        return batches % max(1, int(batches_in_epoch * val_check_interval)) == 0
-    return (
-        isinstance(val_check_interval, int) and val_check_interval > 0 and batches % val_check_interval == 0
-    )
 
 
 def steps_to_next_look(remaining_s: float, step_s: float) -> int:

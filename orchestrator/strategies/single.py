@@ -37,6 +37,13 @@ class SingleStrategy:
     def reduce_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """The mean over one rank is what is there."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """There is nothing to keep."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """There is nothing to take back."""
+
     def gather(self, value: T) -> list[T]:
         """Return ``[value]``."""
         return [value]

@@ -43,6 +43,14 @@ class Strategy(Protocol):
         """Replace each gradient by the mean over ranks, absent ones counting as zero. Communicates."""
         ...
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps so that a resumed run reduces to the same bits."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned, after `setup`. Communicates."""
+        ...
+
     def gather(self, value: T) -> list[T]:
         """Return every rank's `value`, by rank. Communicates; values must pickle."""
         ...

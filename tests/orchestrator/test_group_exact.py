@@ -166,3 +166,99 @@ def test_metrics_are_exact_over_uneven_ranks(tmp_path: Path) -> None:
     inputs, labels = points(29)[:]
     expected = torch.nn.functional.cross_entropy(module(inputs), labels)
     assert found["val_loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_resuming_three_ranks_keeps_their_buckets(tmp_path: Path) -> None:
+    """From 3 ranks on DDP's buckets show in the bits: a resumed run reduces in those that the run had."""
+
+    def run(ckpt_path: str | None = None) -> dict[str, Tensor]:
+        torch.manual_seed(1)
+        module = Wide()
+        saver = pl.callbacks.ModelCheckpoint(
+            tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1
+        )
+        trainer = group_trainer(tmp_path, 3, max_epochs=1, callbacks=[saver], enable_checkpointing=True)
+        trainer.fit(
+            module, DataLoader(points(96, features=64), batch_size=4, shuffle=True), ckpt_path=ckpt_path
+        )
+        return module.state_dict()
+
+    whole, resumed = run(), run(str(tmp_path / "step=5.ckpt"))
+    for name, weights in whole.items():
+        assert torch.equal(weights, resumed[name]), name
+
+
+class WarmsUp(Net):
+    """Sets the learning rate in optimizer_step, as warm-ups do."""
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] *= 1.3
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+
+
+def test_a_rank_without_a_batch_steps_as_the_others(tmp_path: Path) -> None:
+    """An overridden optimizer_step runs on every rank in every step, so ranks keep equal weights."""
+    trainer = group_trainer(tmp_path, 2, max_epochs=3, callbacks=[CompareRanks()])
+    trainer.fit(WarmsUp(), loader(9, 2))
+    assert trainer.global_step == 9
+
+
+class Splits(pl.LightningDataModule):
+    """Splits its data at random in setup, as many do."""
+
+    def setup(self, stage: str) -> None:
+        self.parts = torch.utils.data.random_split(points(16), [10, 6])
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(self.parts[0], batch_size=5)
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(self.parts[1], batch_size=3)
+
+
+class CompareSplits(pl.Callback):
+    """Fails where ranks have split the data differently, or draw the same numbers in training."""
+
+    def on_train_start(self, trainer: Any, pl_module: pl.LightningModule) -> None:
+        first, *others = trainer.strategy.gather(list(trainer.datamodule.parts[0].indices))
+        assert all(other == first for other in others)
+        draws = trainer.strategy.gather(torch.rand(1).item())
+        assert len(set(draws)) == len(draws)
+
+
+def test_random_set_up_is_alike_on_all_ranks_and_training_is_not(tmp_path: Path) -> None:
+    """A random split in setup gives every rank the same parts; after that each rank draws its own numbers."""
+    trainer = group_trainer(tmp_path, 2, max_epochs=1, callbacks=[CompareSplits()])
+    trainer.fit(Net(), datamodule=Splits())
+    assert trainer.global_step == 1
+
+
+def test_a_rank_without_validation_data_knows_the_metrics(tmp_path: Path) -> None:
+    """One validation sample on two ranks: both can monitor the metric."""
+    saver = pl.callbacks.ModelCheckpoint(tmp_path, monitor="val_loss")
+    trainer = group_trainer(tmp_path, 2, max_epochs=1, callbacks=[saver], enable_checkpointing=True)
+    trainer.fit(Net(), loader(16), loader(1))
+    assert saver.best_model_path
+
+
+class Stream8(torch.utils.data.IterableDataset[Any]):
+    """The numbers 0 to 7."""
+
+    def __iter__(self) -> Any:
+        return iter(range(8))
+
+
+class Echo(Net):
+    """Predicts what it is given."""
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        return batch
+
+
+def test_predictions_of_a_stream_keep_its_order(tmp_path: Path) -> None:
+    """Whole batches of a stream are dealt to ranks, so predictions come back in order."""
+    found = group_trainer(tmp_path, 2).predict(Echo(), DataLoader(Stream8(), batch_size=2))
+    assert torch.cat(found).tolist() == list(range(8))

@@ -246,3 +246,68 @@ def test_loader_processes_take_what_the_script_defines(tmp_path: Path) -> None:
     trainer = group_trainer(tmp_path, max_epochs=1)
     trainer.fit(Net(), data)
     assert trainer.samples_seen == 12
+
+
+def test_a_wish_to_stop_before_the_first_step_is_shared(tmp_path: Path) -> None:
+    """should_stop set on one rank before the first batch ends training on all, without anybody waiting."""
+
+    class StopsAtOnce(pl.Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            trainer.should_stop = trainer.global_rank == 0
+
+    trainer = group_trainer(tmp_path, callbacks=[StopsAtOnce()])
+    trainer.fit(Net(), loader(32))
+    assert trainer.global_step == 0
+
+
+def test_a_failed_run_leaves_what_it_had_saved(tmp_path: Path) -> None:
+    """After a failure the driver knows the last checkpoint, and training goes on from it."""
+
+    class FailsOnce(Net):
+        def on_train_epoch_start(self) -> None:
+            if self.current_epoch == 1 and not (tmp_path / "failed").exists():
+                if self.global_rank == 1:
+                    (tmp_path / "failed").touch()
+                    raise RuntimeError("once")
+                self.trainer.strategy.barrier()
+
+    saver = ModelCheckpoint(tmp_path / "saved", save_last=True)
+    trainer = group_trainer(tmp_path, callbacks=[saver], enable_checkpointing=True)
+    module = FailsOnce()
+    with pytest.raises(RuntimeError, match="once"):
+        trainer.fit(module, loader(32))
+    assert trainer.interrupted
+    assert (trainer.current_epoch, trainer.global_step) == (1, 2)
+    assert os.path.exists(saver.best_model_path)
+    trainer.fit(module, loader(32), ckpt_path="last")
+    assert (trainer.current_epoch, trainer.global_step) == (2, 4)
+
+
+def test_buffers_and_extra_state_come_home(tmp_path: Path) -> None:
+    """Buffers that no checkpoint holds, frozen parameters and a module's extra state are as if run here."""
+
+    class Counts(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(()), persistent=False)
+            self.extra = {"batches": 0}
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            self.seen += 1
+            self.extra["batches"] += 1
+            return super().training_step(batch, batch_idx)
+
+        def on_train_end(self) -> None:
+            self.net[0].weight.requires_grad_(False)
+
+        def get_extra_state(self) -> dict[str, int]:
+            return self.extra
+
+        def set_extra_state(self, state: dict[str, int]) -> None:
+            self.extra = state
+
+    module = Counts()
+    group_trainer(tmp_path, max_epochs=1).fit(module, loader(32))
+    assert module.seen == 2
+    assert module.extra == {"batches": 2}
+    assert not module.net[0].weight.requires_grad

@@ -35,7 +35,8 @@ class FakeTrainer:
         self.num_val_batches = [2]
         self.num_training_batches: float = 4
         self.ckpt_path: str | None = None
-        self.state = SimpleNamespace(fn="fit")
+        self.state = SimpleNamespace(fn="fit", past_batches=0)
+        self.engine = SimpleNamespace(feed=SimpleNamespace(is_last=False))
         self.saved: list[str] = []
         self.fails = False
         for name, value in changes.items():
@@ -82,6 +83,7 @@ class FakeTrainer:
     def batch(self, batch_idx: int, steps: int = 1) -> None:
         """Run one batch that makes `steps` optimizer steps."""
         self.global_step += steps
+        self.engine.feed.is_last = batch_idx + 1 == self.num_training_batches
         self.call("on_train_batch_end", None, None, batch_idx)
 
     def validate(self, **metrics: float) -> None:

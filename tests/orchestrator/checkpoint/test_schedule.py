@@ -14,7 +14,6 @@ from orchestrator.checkpoint.schedule import (
     saves_at_train_epoch_end,
     steps_to_next_look,
     triggers,
-    validation_follows,
 )
 from orchestrator.errors import MisconfigurationError
 
@@ -72,6 +71,21 @@ def test_triggers_check_their_values(name: str, value: Any) -> None:
         triggers(**{**NEVER, name: value})
 
 
+@pytest.mark.parametrize(
+    ("given_trigger", "expected"),
+    [
+        ({}, False),
+        ({"every_n_epochs": 2}, False),
+        ({"every_n_epochs": 0, "every_n_train_steps": 0}, False),
+        ({"every_n_train_steps": 1}, True),
+        ({"train_time_interval": timedelta(0)}, True),
+    ],
+)
+def test_only_steps_and_time_save_within_epochs(given_trigger: dict[str, Any], expected: bool) -> None:
+    """Batches need a look only where a count of steps or an interval of time starts saves."""
+    assert triggers(**{**NEVER, **given_trigger}).within_epochs is expected
+
+
 @given(st.integers(1, 7), st.lists(st.integers(0, 3), max_size=30))
 def test_each_multiple_of_steps_starts_one_save(every: int, steps_of_batches: list[int]) -> None:
     """Over batches that make no, one or several steps, there is a save for each batch that reached a
@@ -110,51 +124,6 @@ def test_where_epochs_save(
         asked, val_check_interval=interval, check_val_every_n_epoch=epochs, validates=validates
     )
     assert found is expected
-
-
-@pytest.mark.parametrize(
-    ("interval", "every", "epoch", "expected"),
-    [
-        (1.0, 1, 0, [10]),
-        (0.5, 1, 0, [5, 10]),
-        (0.25, 1, 0, [2, 4, 6, 8, 10]),
-        (3, 1, 0, [3, 6, 9]),
-        (1, 1, 0, list(range(1, 11))),
-        (1.0, 2, 0, []),
-        (1.0, 2, 1, [10]),
-        (4, None, 5, [4, 8]),
-    ],
-)
-def test_when_validation_follows_a_batch(
-    interval: Any, every: int | None, epoch: int, expected: list[int]
-) -> None:
-    """In an epoch of ten batches validation follows those that the trainer's interval says."""
-    found = [
-        batches
-        for batches in range(1, 11)
-        if validation_follows(
-            batches=batches,
-            batches_in_epoch=10,
-            epoch=epoch,
-            val_check_interval=interval,
-            check_val_every_n_epoch=every,
-            validates=True,
-        )
-    ]
-    assert found == expected
-
-
-def test_validation_does_not_follow_where_there_is_none() -> None:
-    """Without validation batches, or before the unknown end of an epoch, nothing follows."""
-    for batches_in_epoch, validates in ((1, False), (float("inf"), True)):
-        assert not validation_follows(
-            batches=1,
-            batches_in_epoch=batches_in_epoch,
-            epoch=0,
-            val_check_interval=1.0,
-            check_val_every_n_epoch=1,
-            validates=validates,
-        )
 
 
 # ---------------------------------------------------------------- the clock

@@ -1,0 +1,281 @@
+"""What the Trainer's methods are given, checked and put in order, before anything starts.
+
+Plain values are `Settings`' business; here are the objects: loggers, callbacks, modules, data, checkpoints to
+start from. Nothing is changed and nothing is opened. What cannot work is a `MisconfigurationError` that names
+the argument as the user wrote it and says what to write instead.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from modules.datamodule import LightningDataModule
+from modules.module import LightningModule
+from orchestrator.callbacks.callback import Callback
+from orchestrator.callbacks.model_checkpoint import ModelCheckpoint
+from orchestrator.errors import MisconfigurationError, suggest
+from orchestrator.hooks import overrides
+from orchestrator.job import Job
+from orchestrator.loggers.csv import CSVLogger
+from orchestrator.loggers.dummy import DummyLogger
+from orchestrator.loggers.logger import Logger
+from orchestrator.loggers.tensorboard import TensorBoardLogger
+from orchestrator.settings import Settings
+
+_FIRST_KIND = {"fit": "train", "validate": "val", "test": "test", "predict": "predict"}
+_NEEDED_METHODS = {
+    "fit": ("training_step", "configure_optimizers"),
+    "validate": ("validation_step",),
+    "test": ("test_step",),
+}
+
+
+# -------------------------------------------------------------------- of the constructor
+
+
+def refuse_unknown(name: str, known: list[str]) -> NoReturn:
+    """Raise the TypeError for an argument `name` that the Trainer has not; `known` are those that it has."""
+    hint = suggest(name, known)
+    raise TypeError(
+        f"Trainer has no argument {name!r}.{hint}" + ("" if hint else f" It has {', '.join(known)}.")
+    )
+
+
+def loggers_of(given: Any, settings: Settings) -> list[Logger]:
+    """Return the loggers that ``Trainer(logger=given)`` means.
+
+    Raises:
+        MisconfigurationError: Something is no logger.
+    """
+    if settings.fast_dev_run:
+        return [DummyLogger()] if given not in (False, []) else []
+    if given is None or given is True:
+        return [TensorBoardLogger(settings.default_root_dir)]
+    if given is False:
+        return []
+    found = list(given) if isinstance(given, (list, tuple)) else [given]
+    for item in found:
+        if not isinstance(item, Logger):
+            raise MisconfigurationError(
+                f"Trainer(logger={item!r}) is a {type(item).__name__}. Use True, False, a Logger such as "
+                f"{CSVLogger.__name__}, or a list."
+            )
+    return found
+
+
+def callbacks_of(given: Any, settings: Settings, *, in_trial: bool) -> list[Callback]:
+    """Return the callbacks that ``Trainer(callbacks=given)`` means, in the order in which they run.
+
+    Args:
+        given: What the user gave.
+        settings: Say whether checkpoints are wanted.
+        in_trial: A sweep has turned checkpointing off, so that a ModelCheckpoint does not contradict it.
+
+    Raises:
+        MisconfigurationError: Something is no callback, or two cannot be told apart or contradict an
+            argument.
+    """
+    found = [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
+    for item in found:
+        if not isinstance(item, Callback):
+            raise MisconfigurationError(
+                f"Trainer(callbacks=...) has {item!r}, which is not a callback. {_instance_of(item, Callback)}"
+            )
+    keys = [item.state_key for item in found if type(item).state_dict is not Callback.state_dict]
+    doubled = sorted({key for key in keys if keys.count(key) > 1})
+    if doubled:
+        raise MisconfigurationError(
+            f"Trainer(callbacks=...) has several callbacks with the state key {doubled[0]!r}, so their "
+            "states cannot be told apart. "
+            "Give them different arguments, or override state_key."
+        )
+    saves = any(isinstance(item, ModelCheckpoint) for item in found)
+    off = not settings.enable_checkpointing and not settings.fast_dev_run
+    if saves and off and not in_trial:
+        raise MisconfigurationError(
+            "Trainer(enable_checkpointing=False) has a ModelCheckpoint among its callbacks. Leave one of "
+            "them out."
+        )
+    if settings.enable_checkpointing and not saves:
+        found.append(ModelCheckpoint())
+    return checkpoints_last(found)
+
+
+def checkpoints_last(callbacks: Iterable[Callback]) -> list[Callback]:
+    """Return the callbacks in their order, those that save checkpoints last."""
+    return sorted(callbacks, key=lambda item: isinstance(item, ModelCheckpoint))
+
+
+# -------------------------------------------------------------------- of a call
+
+
+def make_job(
+    fn: str,
+    module: Any,
+    datamodule: Any,
+    loaders: dict[str, Any],
+    *,
+    ckpt_path: str | None,
+    return_predictions: bool,
+    verbose: bool,
+) -> Job:
+    """Return the checked call.
+
+    Args:
+        fn: fit, validate, test or predict.
+        module: The module that was given, or the last one.
+        datamodule: The data module that was given, or the last one.
+        loaders: What was given for each kind of data, or None; the first may be a data module.
+        ckpt_path: From `resolve_checkpoint`.
+        return_predictions: Keep what predict_step returns.
+        verbose: Print the metrics of validate and test.
+
+    Raises:
+        MisconfigurationError: The module or the data cannot work.
+    """
+    loaders, first = dict(loaders), _FIRST_KIND[fn]
+    if isinstance(loaders[first], LightningDataModule):
+        if datamodule is not None:
+            raise MisconfigurationError(f"{fn}() got two data modules. Give one.")
+        datamodule, loaders[first] = loaders[first], None
+    job = Job(
+        fn=fn,
+        module=_check_module(module, fn),
+        datamodule=_check_datamodule(datamodule, fn, loaders),
+        loaders={kind: item for kind, item in loaders.items() if item is not None},
+        ckpt_path=ckpt_path,
+        return_predictions=return_predictions,
+        verbose=verbose,
+    )
+    _check_steps(job)
+    _check_data(job)
+    return job
+
+
+def with_module_callbacks(callbacks: list[Callback], module: LightningModule) -> list[Callback]:
+    """Return the callbacks with those that the module configures, which replace others of their class."""
+    if not overrides(module, "configure_callbacks", LightningModule):
+        return callbacks
+    found = module.configure_callbacks() or []
+    added = [found] if isinstance(found, Callback) else list(found)
+    replaced = {type(item) for item in added}
+    return checkpoints_last([item for item in callbacks if type(item) not in replaced] + added)
+
+
+def resolve_checkpoint(
+    fn: str, ckpt_path: str | os.PathLike[str] | None, callbacks: list[ModelCheckpoint], *, best: bool
+) -> str | None:
+    """Return the path of the checkpoint that a call starts from, or None.
+
+    Args:
+        fn: The call.
+        ckpt_path: A path, ``"best"``, ``"last"`` or None.
+        callbacks: Those that save checkpoints.
+        best: None stands for the best checkpoint, if there is one.
+
+    Raises:
+        MisconfigurationError: No such checkpoint was saved.
+        FileNotFoundError: There is no such file.
+    """
+    best_path = str(getattr(callbacks[0], "best_model_path", "")) if callbacks else ""
+    if ckpt_path is None:
+        return (best_path or None) if best else None
+    if ckpt_path == "best":
+        if not best_path:
+            raise MisconfigurationError(
+                f"{fn}(ckpt_path='best'): no checkpoint was saved yet. Fit with a ModelCheckpoint "
+                "first, or give a path."
+            )
+        return best_path
+    if ckpt_path == "last":
+        last = [getattr(item, "last_model_path", "") for item in callbacks]
+        paths = [path for path in last if path and os.path.exists(path)]
+        if not paths:
+            raise MisconfigurationError(
+                f"{fn}(ckpt_path='last'): there is no last checkpoint. Use "
+                "ModelCheckpoint(save_last=True), or give a path."
+            )
+        return max(paths, key=os.path.getmtime)
+    path = os.path.abspath(os.path.expanduser(os.fspath(ckpt_path)))
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{fn}(ckpt_path={os.fspath(ckpt_path)!r}): there is no file {path}.")
+    return path
+
+
+def _instance_of(item: object, base: type) -> str:
+    """Return the advice for an object that is no instance of `base`."""
+    if isinstance(item, type):
+        return "Give an instance, not the class."
+    return f"Subclass orchestrator.{base.__name__}."
+
+
+def _check_module(module: Any, fn: str) -> LightningModule:
+    if module is None:
+        raise MisconfigurationError(
+            f"{fn}() needs a module: this trainer has not seen one yet. Call {fn}(model)."
+        )
+    if not isinstance(module, LightningModule):
+        raise MisconfigurationError(
+            f"{fn}() got a {type(module).__name__}, which is not a LightningModule. "
+            f"{_instance_of(module, LightningModule)}"
+        )
+    return module
+
+
+def _check_datamodule(datamodule: Any, fn: str, loaders: dict[str, Any]) -> LightningDataModule | None:
+    if datamodule is None:
+        return None
+    if not isinstance(datamodule, LightningDataModule):
+        raise MisconfigurationError(
+            f"{fn}(datamodule=...) got a {type(datamodule).__name__}. Subclass "
+            "orchestrator.LightningDataModule, "
+            "or pass loaders by position."
+        )
+    given = [f"{kind}_dataloaders" for kind, item in loaders.items() if item is not None]
+    if given:
+        raise MisconfigurationError(f"{fn}() got a datamodule and {', '.join(given)}. Give one or the other.")
+    return datamodule
+
+
+def _check_steps(job: Job) -> None:
+    """Refuse a module that lacks what the call needs, or is trained in a way that is not supported."""
+    module, name = job.module, type(job.module).__qualname__
+    for method in _NEEDED_METHODS.get(job.fn, ()):
+        if not overrides(module, method, LightningModule):
+            raise MisconfigurationError(
+                f"{job.fn}() needs {name}.{method}(), which is not defined. Define it."
+            )
+    if job.fn == "fit" and not module.automatic_optimization:
+        raise MisconfigurationError(
+            f"{name}.automatic_optimization is False: manual optimization is not supported yet. "
+            "Return the loss from training_step instead."
+        )
+    if (
+        job.fn == "fit"
+        and job.loaders.get("val") is not None
+        and not overrides(module, "validation_step", LightningModule)
+    ):
+        raise MisconfigurationError(
+            f"fit() got val_dataloaders, but {name} has no validation_step(). Define it, or leave the "
+            "loaders out."
+        )
+
+
+def _check_data(job: Job) -> None:
+    """Refuse a call without the data that it reads."""
+    kind = _FIRST_KIND[job.fn]
+    source = job.datamodule if job.datamodule is not None else job.module
+    base = LightningDataModule if job.datamodule is not None else LightningModule
+    method = f"{kind}_dataloader"
+    if (
+        kind not in job.loaders
+        and not overrides(source, method, base)
+        and not overrides(job.module, method, LightningModule)
+    ):
+        raise MisconfigurationError(
+            f"{job.fn}() has no {kind} data: none was given, and {type(source).__qualname__} has no "
+            f"{method}(). "
+            f"Pass a loader or a datamodule to {job.fn}(), or define {method}()."
+        )

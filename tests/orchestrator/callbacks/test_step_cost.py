@@ -1,0 +1,50 @@
+"""What the callbacks that everybody has cost in each training step, counted in calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.callbacks import EarlyStopping, ModelCheckpoint
+from tests.orchestrator.test_budget import Line, calls_per_step, data
+from tests.orchestrator.tiny import quiet_trainer
+
+
+def cost(root: Path, *callbacks: Any, **arguments: Any) -> float:
+    """The calls of one step, with `callbacks` made anew for each run, in a directory of its own."""
+    runs = iter(range(100))
+
+    def run(steps: int) -> None:
+        directory = root / str(next(runs))
+        made = [make(directory) for make in callbacks]
+        quiet_trainer(*made, default_root_dir=directory, log_every_n_steps=10**9, **arguments).fit(
+            Line(), data(steps)
+        )
+
+    return calls_per_step(run)
+
+
+def test_the_default_checkpointing_costs_a_step_nothing(tmp_path: Path) -> None:
+    """A Trainer that saves at the end of each epoch, as by default, makes no more calls a step than one that
+    saves nothing."""
+    without = cost(tmp_path / "without")
+    assert cost(tmp_path / "with", enable_checkpointing=True) <= without
+    assert len(list((tmp_path / "with").rglob("*.ckpt"))) == 3
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda directory: ModelCheckpoint(directory, monitor="v", save_top_k=2, every_n_epochs=2),
+        lambda directory: ModelCheckpoint(directory, save_top_k=0),
+        lambda directory: EarlyStopping("v"),
+    ],
+    ids=["best", "none", "stopping"],
+)
+def test_what_acts_between_epochs_costs_a_step_nothing(tmp_path: Path, make: Any) -> None:
+    """Callbacks that act at the ends of epochs and validations add no call to a step."""
+    saves = isinstance(make(tmp_path), ModelCheckpoint)
+    with_callback = cost(tmp_path / "with", make, enable_checkpointing=saves, limit_val_batches=0)
+    assert with_callback <= cost(tmp_path / "without", limit_val_batches=0)
