@@ -18,13 +18,14 @@ ALL := $(VENV)/.installed-all
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint clean
+.PHONY: help demo test test-all lint bench clean
 
 help:
 	@echo 'make demo      train digits on two Ray workers, tune in a sweep, test the best (examples/digits.py)'
 	@echo 'make test      lint, then the tests'
 	@echo 'make test-all  the same, and the tests that need extra packages'
 	@echo 'make lint      ruff and mypy'
+	@echo 'make bench     time steps and starts beside their peers, into benchmarks/results/'
 	@echo 'make clean     remove caches and build outputs; keeps .venv and runs/'
 
 demo: $(DEV)
@@ -40,6 +41,10 @@ lint: $(DEV)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+bench: $(DEV)
+	$(RUN) benchmarks/step.py --json benchmarks/results/step.json
+	$(RUN) benchmarks/startup.py --torch-trainer --json benchmarks/results/startup.json
 
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -25,6 +25,7 @@ from cluster.worker import Success
 _POLL_S = 30.0
 _CAUSE_S = 3.0  # a broken connection waits so long for its cause: a lost node shows after about 2 s
 _DRAIN_S = 0.2
+_LAST_WORDS_S = 0.05  # longer than a poll lingers for a burst
 
 OnEvent = Callable[[int, object], None]
 OnAsk = Callable[[int, object], object]
@@ -153,7 +154,9 @@ class Dispatch:
             stream.flush()
 
     def _drain(self) -> None:
-        """Take what has arrived by now: other failures, and the last words of the ranks that failed."""
+        """Take what has arrived: other failures, the last words of the ranks that failed, and what the others
+        have just said.
+        """
         import ray
 
         until = time.monotonic() + _DRAIN_S
@@ -165,7 +168,7 @@ class Dispatch:
                 self._take(call)
         open_calls = [*self._runs, *self._polls]
         if open_calls:
-            for call in ray.wait(open_calls, num_returns=len(open_calls), timeout=0)[0]:
+            for call in ray.wait(open_calls, num_returns=len(open_calls), timeout=_LAST_WORDS_S)[0]:
                 self._take(call)
 
     def _raise_first(self) -> None:

@@ -43,7 +43,7 @@ class GroupSpec:
         threads: intra-op threads of each worker. None: its CPUs rounded down, at least 1.
         env: sorted (name, value) pairs, set in each worker's `os.environ`.
         start_timeout_s: seconds for reserving, spawning and forming the process group.
-        collective_timeout_s: seconds after which a collective that waits for a peer fails.
+        collective_timeout_s: seconds after which a collective that waits for a peer fails; torch's default.
         placement_group: a Ray placement group that exists already. Its last `num_workers` bundles are used;
             it is never removed.
 
@@ -59,7 +59,7 @@ class GroupSpec:
     threads: int | None = None
     env: tuple[tuple[str, str], ...] = ()
     start_timeout_s: float = 60.0
-    collective_timeout_s: float = 300.0
+    collective_timeout_s: float = 1800.0
     placement_group: Any = None
 
     def __post_init__(self) -> None:

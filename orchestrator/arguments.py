@@ -65,13 +65,13 @@ def loggers_of(given: Any, settings: Settings) -> list[Logger]:
     return found
 
 
-def callbacks_of(given: Any, settings: Settings, *, in_trial: bool) -> list[Callback]:
+def callbacks_of(given: Any, settings: Settings, enable_checkpointing: bool | None) -> list[Callback]:
     """Return the callbacks that ``Trainer(callbacks=given)`` means, in the order in which they run.
 
     Args:
         given: What the user gave.
-        settings: Say whether checkpoints are wanted.
-        in_trial: A sweep has turned checkpointing off, so that a ModelCheckpoint does not contradict it.
+        settings: Say whether checkpoints are written.
+        enable_checkpointing: What the user wrote, which settings and sweeps overrule without contradiction.
 
     Raises:
         MisconfigurationError: Something is no callback, or two cannot be told apart or contradict an
@@ -92,8 +92,7 @@ def callbacks_of(given: Any, settings: Settings, *, in_trial: bool) -> list[Call
             "Give them different arguments, or override state_key."
         )
     saves = any(isinstance(item, ModelCheckpoint) for item in found)
-    off = not settings.enable_checkpointing and not settings.fast_dev_run
-    if saves and off and not in_trial:
+    if saves and enable_checkpointing is False:
         raise MisconfigurationError(
             "Trainer(enable_checkpointing=False) has a ModelCheckpoint among its callbacks. Leave one of "
             "them out."
@@ -117,18 +116,16 @@ def make_job(
     datamodule: Any,
     loaders: dict[str, Any],
     *,
-    ckpt_path: str | None,
     return_predictions: bool,
     verbose: bool,
 ) -> Job:
-    """Return the checked call.
+    """Return the checked call, as yet without a checkpoint to start from.
 
     Args:
         fn: fit, validate, test or predict.
         module: The module that was given, or the last one.
         datamodule: The data module that was given, or the last one.
         loaders: What was given for each kind of data, or None; the first may be a data module.
-        ckpt_path: From `resolve_checkpoint`.
         return_predictions: Keep what predict_step returns.
         verbose: Print the metrics of validate and test.
 
@@ -145,7 +142,6 @@ def make_job(
         module=_check_module(module, fn),
         datamodule=_check_datamodule(datamodule, fn, loaders),
         loaders={kind: item for kind, item in loaders.items() if item is not None},
-        ckpt_path=ckpt_path,
         return_predictions=return_predictions,
         verbose=verbose,
     )

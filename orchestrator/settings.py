@@ -15,13 +15,23 @@ from orchestrator.errors import MisconfigurationError, suggest
 from orchestrator.precision import parse_precision
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
-STRATEGIES = ("auto", "single", "ddp")
+STRATEGIES = (
+    "auto",
+    "single",
+    "ddp",
+    "ddp_find_unused_parameters_true",
+    "ddp_find_unused_parameters_false",
+)
+DEFAULT_MAX_EPOCHS = 1000
+"""Epochs of a fit for which neither epochs nor steps were given."""
 _LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The Trainer's arguments, as `Trainer` documents them."""
+    """The Trainer's arguments, as `Trainer` documents them; and `ddp_options`, which follow from the strategy:
+    keyword arguments of torch's `DistributedDataParallel`.
+    """
 
     accelerator: str = "auto"
     strategy: str = "auto"
@@ -54,6 +64,7 @@ class Settings:
     resources_per_worker: tuple[tuple[str, float], ...] | None = None
     threads_per_worker: int | None = None
     start_timeout_s: float = 60.0
+    collective_timeout_s: float = 1800.0
     ddp_options: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -66,6 +77,7 @@ class Settings:
         values = dict(given)
         _check_choice("accelerator", values["accelerator"], ACCELERATORS, _ACCELERATOR_HINTS)
         _check_choice("strategy", values["strategy"], STRATEGIES, {})
+        values["strategy"], values["ddp_options"] = _strategy(values["strategy"])
         values["devices"] = _devices(values["devices"])
         values["precision"] = parse_precision(
             "32-true" if values["precision"] is None else values["precision"]
@@ -95,10 +107,8 @@ class Settings:
             )
         values["default_root_dir"] = _root(values["default_root_dir"])
         values["resources_per_worker"] = _resources(values["resources_per_worker"])
-        if not isinstance(values["start_timeout_s"], (int, float)) or not values["start_timeout_s"] > 0:
-            raise MisconfigurationError(
-                f"Trainer(start_timeout_s={values['start_timeout_s']!r}). Use a number of seconds above 0."
-            )
+        for name in ("start_timeout_s", "collective_timeout_s"):
+            _check_seconds(name, values[name])
         if values["fast_dev_run"]:
             values.update(_what_fast_dev_run_sets(values["fast_dev_run"]))
         return cls(**values)
@@ -138,6 +148,12 @@ def _check_choice(name: str, value: Any, known: tuple[str, ...], hints: dict[str
             f"Trainer({name}={value!r}) is unknown.{suggest(value, known)} {hint + ' ' if hint else ''}"
             f"Use one of {', '.join(known)}."
         )
+
+
+def _strategy(value: str) -> tuple[str, dict[str, Any]]:
+    """Return the strategy's own name, and the options that are part of the longer one."""
+    name, _, choice = value.partition("_find_unused_parameters_")
+    return name, {"find_unused_parameters": choice == "true"} if choice else {}
 
 
 def _whole(name: str, value: Any, least: int, optional: bool) -> int | None:
@@ -229,6 +245,12 @@ def _check_clipping(value: Any, algorithm: Any) -> None:
 def _check_switch(name: str, value: Any) -> None:
     if not isinstance(value, bool):
         raise MisconfigurationError(f"Trainer({name}={value!r}). Use True or False.")
+
+
+def _check_seconds(name: str, value: Any) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 < value < math.inf:
+        raise MisconfigurationError(f"Trainer({name}={value!r}). Use a number of seconds above 0.")
 
 
 def _root(value: Any) -> str:

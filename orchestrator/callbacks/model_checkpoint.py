@@ -54,7 +54,7 @@ class ModelCheckpoint(CheckpointKeeper):
         save_on_train_epoch_end: True saves when a training epoch ends, False when validation ends. By default
             when the epoch ends if the trainer validates once an epoch or never, and when validation ends
             otherwise.
-        enable_version_counter: Append ``-v1``, ``-v2``, ... to a name that is taken; False replaces that file.
+        enable_version_counter: Append ``-v1``, ``-v2``, ... to a name that is taken; False replaces it.
 
     Attributes:
         best_model_path: Path of the best checkpoint (of the newest without `monitor`); "" before the first.

@@ -17,6 +17,8 @@ from torch import Tensor
 from modules import rng
 from modules.checkpoint import format as checkpoint_format
 from modules.cursor import Cursor
+from modules.datamodule import LightningDataModule
+from modules.module import LightningModule
 from modules.loader import RankLoader
 from orchestrator.checkpoint import lightning_loops
 from orchestrator.errors import MisconfigurationError
@@ -55,24 +57,10 @@ def build(engine: Engine, weights_only: bool) -> dict[str, Any]:
     """Return the content of a checkpoint of the engine's run as it stands now. Communicates on a group."""
     from orchestrator import __version__
 
-    trainer, module, state = engine.trainer, engine.module, engine.state
+    trainer = engine.trainer
     dropped: list[str] = []
-    content: dict[str, Any] = {
-        "epoch": state.epoch,
-        "global_step": state.global_step,
-        "pytorch-lightning_version": _LIGHTNING_VERSION,
-        "state_dict": module.state_dict(),
-        "loops": lightning_loops.loops(state, is_last_batch=engine.feed is None or engine.feed.is_last),
-    }
-    for owner, prefix in ((module, ""), (engine.datamodule, "datamodule_")):
-        if owner is not None and owner.hparams:
-            kept = checkpoint_format.plain(dict(owner.hparams), "hparams", dropped)
-            content[f"{prefix}hparams_name"] = owner._hparams_name
-            content["hyper_parameters" if not prefix else "datamodule_hyper_parameters"] = {
-                name: value
-                for name, value in kept.items()
-                if value is not None or owner.hparams[name] is None
-            }
+    is_last_batch = engine.feed is None or engine.feed.is_last
+    content = _weights(engine.module, engine.datamodule, engine.state, is_last_batch, dropped)
     if not weights_only:
         states = {callback.state_key: callback.state_dict() for callback in trainer.callbacks}
         content["callbacks"] = {key: value for key, value in states.items() if value}
@@ -97,17 +85,65 @@ def build(engine: Engine, weights_only: bool) -> dict[str, Any]:
             hook(content)
     for hook in engine.hooks.of_module("on_save_checkpoint"):
         hook(content)
+    return _plain(content, dropped, tells=engine.is_global_zero)
+
+
+def build_weights(
+    module: LightningModule, datamodule: LightningDataModule | None, state: TrainState
+) -> dict[str, Any]:
+    """Return the content of a checkpoint of weights where no run is: in the driver, after a run on a group.
+
+    Args:
+        module: Whose weights and hyperparameters.
+        datamodule: Whose hyperparameters, or None.
+        state: The counters after the run.
+    """
+    dropped: list[str] = []
+    content = _weights(module, datamodule, state, True, dropped)
+    module.on_save_checkpoint(content)
+    return _plain(content, dropped, tells=True)
+
+
+def _weights(
+    module: LightningModule,
+    datamodule: LightningDataModule | None,
+    state: TrainState,
+    is_last_batch: bool,
+    dropped: list[str],
+) -> dict[str, Any]:
+    """Return what every checkpoint holds; add to `dropped` the hyperparameters that it leaves out."""
+    content: dict[str, Any] = {
+        "epoch": state.epoch,
+        "global_step": state.global_step,
+        "pytorch-lightning_version": _LIGHTNING_VERSION,
+        "state_dict": module.state_dict(),
+        "loops": lightning_loops.loops(state, is_last_batch=is_last_batch),
+    }
+    for owner, prefix in ((module, ""), (datamodule, "datamodule_")):
+        if owner is not None and owner.hparams:
+            kept = checkpoint_format.plain(dict(owner.hparams), "hparams", dropped)
+            content[f"{prefix}hparams_name"] = owner._hparams_name
+            content["hyper_parameters" if not prefix else "datamodule_hyper_parameters"] = {
+                name: value
+                for name, value in kept.items()
+                if value is not None or owner.hparams[name] is None
+            }
+    return content
+
+
+def _plain(content: dict[str, Any], dropped: list[str], *, tells: bool) -> dict[str, Any]:
+    """Return `content` as plain values and tensors; warn of what was left out if this process `tells`."""
     plain = {
         key: value if key == "state_dict" else checkpoint_format.plain(value, key, dropped)
         for key, value in content.items()
     }
-    if dropped and engine.is_global_zero:
+    if dropped and tells:
         warnings.warn(
             f"The checkpoint leaves out {', '.join(dropped)}: only tensors, numbers, strings and "
             "containers of them are kept, so that "
             "a file can be loaded without running code. Use save_hyperparameters(ignore=[...]) to leave "
             "it out yourself.",
-            stacklevel=2,
+            stacklevel=3,
         )
     return plain
 

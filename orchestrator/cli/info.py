@@ -25,7 +25,7 @@ import orchestrator
 SUMMARY = "print versions, hardware, Ray and storage, as a bug report needs them"
 PROBE_TIMEOUT_S = 0.5
 
-_PACKAGES = ("torch", "ray", "pyarrow", "numpy", "tensorboard", "lightning")
+_PACKAGES = ("ray", "pyarrow", "numpy", "tensorboard", "lightning")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,11 +90,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def collect() -> Info:
     """Look at this machine; imports torch and pyarrow (about a second)."""
-    gpus, cuda, backends = _torch_sees()
+    build, gpus, cuda, backends = _torch_sees()
     return Info(
         versions={
             "orchestrator": orchestrator.__version__,
             "python": f"{platform.python_version()} ({platform.python_implementation()})",
+            "torch": build or _version("torch"),
             **{name: _version(name) for name in _PACKAGES},
         },
         platform=platform.platform(),
@@ -187,19 +188,19 @@ def _memory_bytes() -> int | None:
         return machine
 
 
-def _torch_sees() -> tuple[tuple[Gpu, ...], str | None, tuple[str, ...]]:
-    """GPUs, the CUDA version that torch was built for, and the process group backends."""
+def _torch_sees() -> tuple[str | None, tuple[Gpu, ...], str | None, tuple[str, ...]]:
+    """Torch's version with its build, GPUs, the CUDA version of that build, and the process group backends."""
     try:
         import torch
         import torch.distributed as dist
     except ImportError:
-        return (), None, ()
+        return None, (), None, ()
     properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     gpus = tuple(Gpu(name=device.name, memory_bytes=device.total_memory) for device in properties)
     backends = []
     if dist.is_available():
         backends = [name for name in ("gloo", "nccl", "mpi", "ucc") if dist.is_backend_available(name)]
-    return gpus, torch.version.cuda, tuple(backends)
+    return torch.__version__, gpus, torch.version.cuda, tuple(backends)
 
 
 def _answers(address: str) -> bool | None:

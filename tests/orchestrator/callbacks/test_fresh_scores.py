@@ -79,7 +79,7 @@ def expected_scores(diary: list[int | str], every: int) -> dict[int, float]:
     return saved
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     batches=st.integers(1, 8),
     sized=st.booleans(),
