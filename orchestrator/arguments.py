@@ -81,7 +81,8 @@ def callbacks_of(given: Any, settings: Settings, enable_checkpointing: bool | No
     for item in found:
         if not isinstance(item, Callback):
             raise MisconfigurationError(
-                f"Trainer(callbacks=...) has {item!r}, which is not a callback. {_instance_of(item, Callback)}"
+                f"Trainer(callbacks=...) has {item!r}, which is not a callback. "
+                f"{_instance_of(item, Callback)}"
             )
     keys = [item.state_key for item in found if type(item).state_dict is not Callback.state_dict]
     doubled = sorted({key for key in keys if keys.count(key) > 1})

@@ -2,14 +2,18 @@
 one line.
 
 A pure function of the arguments and of what this machine and a surrounding trial offer. It never starts Ray
-and never looks for a cluster.
+and never looks for a cluster. Devices and backend of a group are read from the very spec that the group will
+be started with, so that what is said is what happens. Arguments that contradict each other are a
+`MisconfigurationError`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+from cluster.errors import SpecError
+from cluster.spec import GroupSpec
 from orchestrator.errors import MisconfigurationError
 from orchestrator.settings import Settings
 
@@ -22,11 +26,12 @@ class Plan:
         on_group: Run on Ray workers, else in this process.
         num_workers: Processes.
         num_nodes: Distinct nodes that were asked for; None for wherever there is room.
-        use_gpu: Each worker has a GPU.
+        use_gpu: Each worker has GPUs, or a part of one.
         device: The device of a run in this process, as torch writes it.
         strategy: single or ddp.
         backend: gloo or nccl; empty in this process.
         precision: As in the settings.
+        group: What the workers are; None in this process.
     """
 
     on_group: bool
@@ -37,16 +42,31 @@ class Plan:
     strategy: str
     backend: str
     precision: str
+    group: GroupSpec | None = None
 
     def describe(self) -> str:
         """Return the plan in one line."""
-        if not self.on_group:
+        if self.group is None:
             return f"Runs in this process on {self.device}, precision {self.precision}."
         workers = f"{self.num_workers} Ray worker{'s' if self.num_workers > 1 else ''}"
         nodes = "" if self.num_nodes is None else f" on {self.num_nodes} nodes"
-        kind = "one GPU each" if self.use_gpu else "on CPUs"
+        kind = _say_gpus(self.group.resource("GPU"))
         how = f"strategy {self.strategy} over {self.backend}, precision {self.precision}"
         return f"Runs on {workers}{nodes}, {kind}: {how}."
+
+
+class Reservation(Protocol):
+    """The part of a sweep's trial that a plan is made from.
+
+    Attributes:
+        num_workers: Workers that it has reserved; 0 when it trains in its own process.
+    """
+
+    num_workers: int
+
+    def group_spec(self, num_workers: int, **options: Any) -> GroupSpec:
+        """Return what to start in the place that is reserved; refuse another number of workers."""
+        ...
 
 
 def make_plan(
@@ -55,7 +75,7 @@ def make_plan(
     cuda_devices: int,
     scaling_config: Any = None,
     placement_group: Any = None,
-    trial_workers: int = 0,
+    reservation: Reservation | None = None,
 ) -> Plan:
     """Return where a call runs.
 
@@ -64,24 +84,23 @@ def make_plan(
         cuda_devices: GPUs that torch sees in this process.
         scaling_config: A `ray.train.ScalingConfig`, or None.
         placement_group: A placement group that was given, or None.
-        trial_workers: Workers that the surrounding trial of a sweep has reserved; 0 outside of one.
+        reservation: What the surrounding trial of a sweep has reserved; None outside of one.
 
     Raises:
         MisconfigurationError: Arguments contradict each other, or ask for a device that is not there.
     """
-    use_gpu = settings.accelerator in ("gpu", "cuda") or (settings.accelerator == "auto" and cuda_devices > 0)
+    use_gpu = _wants_gpu(settings, cuda_devices)
     if scaling_config is not None:
         _refuse_contradiction(settings, scaling_config)
-        use_gpu = bool(getattr(scaling_config, "use_gpu", False))
         num_workers, num_nodes = scaling_config.num_workers, None
     else:
-        per_node = _devices_per_node(settings, use_gpu, cuda_devices, trial_workers)
+        per_node = _devices_per_node(settings, use_gpu, cuda_devices, reservation)
         num_workers = per_node * settings.num_nodes
         num_nodes = settings.num_nodes if settings.num_nodes > 1 else None
     on_group = num_workers > 1 or scaling_config is not None or placement_group is not None
     if not on_group and use_gpu and cuda_devices == 0:
         raise MisconfigurationError(
-            f"Trainer(accelerator={settings.accelerator!r}): torch sees no GPU in this process. "
+            f"Trainer({_say_wish(settings)}): torch sees no GPU in this process. "
             "Use accelerator='cpu', or install a build of torch that knows this machine's GPUs."
         )
     if on_group and settings.strategy == "single" and num_workers > 1:
@@ -89,6 +108,11 @@ def make_plan(
             f"Trainer(strategy='single') runs one process, and {num_workers} workers were asked for. Use "
             "strategy='ddp'."
         )
+    group = None
+    if on_group:
+        workers = _Workers(number=num_workers, num_nodes=num_nodes, use_gpu=use_gpu)
+        group = _group_spec(settings, workers, scaling_config, placement_group, reservation)
+        use_gpu = group.resource("GPU") > 0
     return Plan(
         on_group=on_group,
         num_workers=num_workers,
@@ -96,16 +120,90 @@ def make_plan(
         use_gpu=use_gpu,
         device="cuda:0" if use_gpu and not on_group else "cpu",
         strategy="ddp" if num_workers > 1 else "single",
-        backend=("nccl" if use_gpu else "gloo") if on_group else "",
+        backend="" if group is None else group.backend,
         precision=settings.precision,
+        group=group,
     )
 
 
-def _devices_per_node(settings: Settings, use_gpu: bool, cuda_devices: int, trial_workers: int) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Workers:
+    """The workers that devices, nodes and accelerator ask for."""
+
+    number: int
+    num_nodes: int | None
+    use_gpu: bool
+
+
+def _group_spec(
+    settings: Settings,
+    workers: _Workers,
+    scaling_config: Any,
+    placement_group: Any,
+    reservation: Reservation | None,
+) -> GroupSpec:
+    """Return what the group is started with; a placement group goes before a trial's reservation."""
+    options: dict[str, Any] = {
+        "start_timeout_s": settings.start_timeout_s,
+        "collective_timeout_s": settings.collective_timeout_s,
+        "threads": settings.threads_per_worker,
+    }
+    resources = None if settings.resources_per_worker is None else dict(settings.resources_per_worker)
+    try:
+        if placement_group is not None:
+            options["placement_group"] = placement_group
+        if placement_group is None and reservation is not None:
+            spec = reservation.group_spec(workers.number, **options)
+        elif scaling_config is not None:
+            spec = GroupSpec.from_scaling_config(scaling_config, **options)
+        else:
+            spec = GroupSpec.create(
+                workers.number,
+                num_nodes=workers.num_nodes,
+                use_gpu=workers.use_gpu,
+                resources_per_worker=resources,
+                **options,
+            )
+    except SpecError as error:
+        raise MisconfigurationError(f"The Trainer's arguments ask for an impossible group: {error}") from None
+    gpus = spec.resource("GPU")
+    if settings.accelerator != "auto" and (settings.accelerator == "cpu") != (gpus == 0):
+        raise MisconfigurationError(
+            f"Trainer(accelerator={settings.accelerator!r}) contradicts workers that have {gpus:g} GPUs "
+            "each. Leave accelerator out, or change what a worker reserves."
+        )
+    return spec
+
+
+def _wants_gpu(settings: Settings, cuda_devices: int) -> bool:
+    """Whether to compute on GPUs: as told, else as reserved, else where torch sees any."""
+    if settings.accelerator != "auto":
+        return settings.accelerator != "cpu"
+    reserved = dict(settings.resources_per_worker or ()).get("GPU")
+    return cuda_devices > 0 if reserved is None else reserved > 0
+
+
+def _say_wish(settings: Settings) -> str:
+    """Return the argument that asks for a GPU, as the user wrote it."""
+    if settings.accelerator != "auto" or settings.resources_per_worker is None:
+        return f"accelerator={settings.accelerator!r}"
+    return f"resources_per_worker={dict(settings.resources_per_worker)!r}"
+
+
+def _say_gpus(gpus: float) -> str:
+    """Return what each of several workers computes on."""
+    if gpus == 0:
+        return "on CPUs"
+    return "one GPU each" if gpus == 1 else f"{gpus:g} GPU{'s' if gpus > 1 else ''} each"
+
+
+def _devices_per_node(
+    settings: Settings, use_gpu: bool, cuda_devices: int, reservation: Reservation | None
+) -> int:
     if isinstance(settings.devices, int):
         return settings.devices
-    if trial_workers:
-        return trial_workers
+    if reservation is not None and reservation.num_workers:
+        return reservation.num_workers
     return cuda_devices if use_gpu and cuda_devices else 1
 
 
@@ -127,6 +225,11 @@ def _refuse_contradiction(settings: Settings, scaling_config: Any) -> None:
         raise MisconfigurationError(
             f"Trainer(num_nodes={settings.num_nodes}) and scaling_config both say where workers go. "
             "Leave num_nodes out and use scaling_config's placement_strategy."
+        )
+    if settings.resources_per_worker is not None:
+        raise MisconfigurationError(
+            f"Trainer(resources_per_worker={dict(settings.resources_per_worker)!r}) and scaling_config both "
+            "say what a worker reserves. Leave it out, and give scaling_config the resources_per_worker."
         )
     gpu = bool(getattr(scaling_config, "use_gpu", False))
     if (settings.accelerator == "cpu" and gpu) or (settings.accelerator in ("gpu", "cuda") and not gpu):

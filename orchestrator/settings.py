@@ -29,8 +29,10 @@ _LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "li
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The Trainer's arguments, as `Trainer` documents them; and `ddp_options`, which follow from the strategy:
-    keyword arguments of torch's `DistributedDataParallel`.
+    """The Trainer's arguments, as `Trainer` documents them.
+
+    Attributes:
+        ddp_options: Keyword arguments of torch's `DistributedDataParallel`, which follow from the strategy.
     """
 
     accelerator: str = "auto"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -159,17 +159,12 @@ class ModelCheckpoint(CheckpointKeeper):
         """Save when the count of steps or the clock says so."""
         if not self._triggers.within_epochs:
             return
-        before, self._steps_seen = self._steps_seen, trainer.global_step
-        due = self._triggers.after_steps(before, self._steps_seen)
+        due = self._reached_steps(trainer)
         due = self._clock.is_up(self._steps_seen, _agree(trainer)) or due
-        if not due or self._must_not_save(trainer):
-            return
-        # Between the ends of epochs each rank has logged its own values: rank 0's decide.
-        metrics = _rank_0s_numbers(trainer)
-        if self.monitor is not None and self._fresher_soon(trainer, metrics, batch_idx + 1):
-            self._waits_for_validation = True
-        else:
-            self._save(trainer, metrics)
+        if due:
+            self._save_or_wait(
+                trainer, lambda: self._validated and _validation_follows(trainer, batch_idx + 1)
+            )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save at the end of validation, or what waited for its metrics."""
@@ -184,7 +179,10 @@ class ModelCheckpoint(CheckpointKeeper):
             self._save_after_epoch(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save at the end of a training epoch."""
+        """Save at the end of a training epoch; also for a step that was made after its last batch's hooks, as
+        where a stream ends within an accumulation."""
+        if self._triggers.within_epochs and self._reached_steps(trainer):
+            self._save_or_wait(trainer, lambda: False)
         if self._saves_at_train_epoch_end(trainer):
             self._save_after_epoch(trainer)
 
@@ -240,9 +238,21 @@ class ModelCheckpoint(CheckpointKeeper):
         if self._triggers.after_epoch(trainer.current_epoch) and not self._must_not_save(trainer):
             self._save(trainer, _numbers(trainer))
 
-    def _fresher_soon(self, trainer: Trainer, metrics: Mapping[str, float], batches: int) -> bool:
-        """Whether the monitored metric is not there yet, or validation is about to give it a new value."""
-        return self.monitor not in metrics or (self._validated and _validation_follows(trainer, batches))
+    def _reached_steps(self, trainer: Trainer) -> bool:
+        """Whether the count of steps has reached a multiple since this was last asked."""
+        before, self._steps_seen = self._steps_seen, trainer.global_step
+        return self._triggers.after_steps(before, self._steps_seen)
+
+    def _save_or_wait(self, trainer: Trainer, fresher_soon: Callable[[], bool]) -> None:
+        """Save now, or at the next validation: where the monitored metric is not there yet, or
+        `fresher_soon` says that it is about to get a new value."""
+        if self._must_not_save(trainer):
+            return
+        metrics = _rank_0s_numbers(trainer)
+        if self.monitor is not None and (self.monitor not in metrics or fresher_soon()):
+            self._waits_for_validation = True
+        else:
+            self._save(trainer, metrics)
 
 
 def _numbers(trainer: Trainer) -> dict[str, float]:

@@ -18,8 +18,8 @@ from modules import rng
 from modules.checkpoint import format as checkpoint_format
 from modules.cursor import Cursor
 from modules.datamodule import LightningDataModule
-from modules.module import LightningModule
 from modules.loader import RankLoader
+from modules.module import LightningModule
 from orchestrator.checkpoint import lightning_loops
 from orchestrator.errors import MisconfigurationError
 from orchestrator.feed import ReadingState

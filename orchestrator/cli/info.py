@@ -189,7 +189,7 @@ def _memory_bytes() -> int | None:
 
 
 def _torch_sees() -> tuple[str | None, tuple[Gpu, ...], str | None, tuple[str, ...]]:
-    """Torch's version with its build, GPUs, the CUDA version of that build, and the process group backends."""
+    """Torch's version with its build, the GPUs, that build's CUDA version, and the process group backends."""
     try:
         import torch
         import torch.distributed as dist

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,9 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import orchestrator as pl
+from cluster.spec import GroupSpec
 from orchestrator.errors import MisconfigurationError
 from orchestrator.plan import Plan, make_plan
 from orchestrator.settings import Settings
+
+
+@dataclass
+class Trial:
+    """What a plan sees of a sweep's trial."""
+
+    num_workers: int
+    resources: dict[str, float] = field(default_factory=lambda: {"CPU": 1.0})
+
+    def group_spec(self, num_workers: int, **options: Any) -> GroupSpec:
+        return GroupSpec.create(num_workers, resources_per_worker=self.resources, **options)
 
 
 def plan(
@@ -20,7 +34,7 @@ def plan(
     gpus: int = 0,
     scaling_config: Any = None,
     placement_group: Any = None,
-    trial_workers: int = 0,
+    trial: Trial | None = None,
     **arguments: Any,
 ) -> Plan:
     """The plan of a Trainer with these arguments, on a machine with so many GPUs."""
@@ -29,7 +43,7 @@ def plan(
         cuda_devices=gpus,
         scaling_config=scaling_config,
         placement_group=placement_group,
-        trial_workers=trial_workers,
+        reservation=trial,
     )
 
 
@@ -84,10 +98,35 @@ def scaling(num_workers: Any, use_gpu: bool = False) -> Any:
             "Runs on 1 Ray worker, on CPUs: strategy single over gloo, precision 32-true.",
         ),
         (
-            {"trial_workers": 2},
+            {"trial": Trial(2)},
             "Runs on 2 Ray workers, on CPUs: strategy ddp over gloo, precision 32-true.",
         ),
-        ({"trial_workers": 2, "devices": 1}, "Runs in this process on cpu, precision 32-true."),
+        ({"trial": Trial(2), "devices": 1}, "Runs in this process on cpu, precision 32-true."),
+        ({"trial": Trial(0)}, "Runs in this process on cpu, precision 32-true."),
+        (
+            {"trial": Trial(2, {"CPU": 1.0, "GPU": 1.0})},
+            "Runs on 2 Ray workers, one GPU each: strategy ddp over nccl, precision 32-true.",
+        ),
+        (
+            {"devices": 2, "resources_per_worker": (("GPU", 1.0),)},
+            "Runs on 2 Ray workers, one GPU each: strategy ddp over nccl, precision 32-true.",
+        ),
+        (
+            {"devices": 2, "resources_per_worker": (("CPU", 1.0), ("GPU", 0.5))},
+            "Runs on 2 Ray workers, 0.5 GPU each: strategy ddp over gloo, precision 32-true.",
+        ),
+        (
+            {"gpus": 8, "devices": 2, "resources_per_worker": (("GPU", 2.0),)},
+            "Runs on 2 Ray workers, 2 GPUs each: strategy ddp over nccl, precision 32-true.",
+        ),
+        (
+            {"gpus": 2, "resources_per_worker": (("CPU", 2.0),)},
+            "Runs on 2 Ray workers, one GPU each: strategy ddp over nccl, precision 32-true.",
+        ),
+        (
+            {"gpus": 2, "devices": 2, "resources_per_worker": (("CPU", 2.0), ("GPU", 0.0))},
+            "Runs on 2 Ray workers, on CPUs: strategy ddp over gloo, precision 32-true.",
+        ),
     ],
 )
 def test_the_plan_says_where_it_runs(arguments: dict[str, Any], expected: str) -> None:
@@ -116,6 +155,30 @@ def test_the_plan_says_where_it_runs(arguments: dict[str, Any], expected: str) -
         ({"scaling_config": scaling((1, 4))}, r"num_workers=\(1, 4\)\. Use one whole number"),
         ({"scaling_config": scaling(True)}, r"num_workers=True\. Use one whole number"),
         ({"scaling_config": scaling(0)}, r"num_workers=0\. Use one whole number"),
+        (
+            {"scaling_config": scaling(2), "resources_per_worker": (("CPU", 2.0),)},
+            r"resources_per_worker=\{'CPU': 2\.0\}\) and scaling_config both say .* Leave it out",
+        ),
+        (
+            {"devices": 2, "accelerator": "cpu", "resources_per_worker": (("GPU", 1.0),)},
+            r"accelerator='cpu'\) contradicts workers that have 1 GPUs each",
+        ),
+        (
+            {"trial": Trial(2), "accelerator": "gpu"},
+            r"accelerator='gpu'\) contradicts workers that have 0 GPUs each",
+        ),
+        (
+            {"devices": 2, "accelerator": "gpu", "resources_per_worker": (("GPU", 0.0),)},
+            r"impossible group: use_gpu=True contradicts resources_per_worker\['GPU'\]=0",
+        ),
+        (
+            {"devices": 2, "resources_per_worker": (("GPU", 1.5),)},
+            r"impossible group: resources_per_worker\['GPU'\]=1\.5 is refused by Ray.* Use 2",
+        ),
+        (
+            {"devices": 1, "resources_per_worker": (("GPU", 1.0),)},
+            r"resources_per_worker=\{'GPU': 1\.0\}\): torch sees no GPU.*Use accelerator='cpu'",
+        ),
     ],
 )
 def test_contradictions_are_refused(arguments: dict[str, Any], message: str) -> None:
@@ -146,3 +209,58 @@ def test_the_environment_does_not_move_a_single_process(monkeypatch: pytest.Monk
     """RAY_ADDRESS alone changes nothing for one worker."""
     monkeypatch.setenv("RAY_ADDRESS", "ray.example:6379")
     assert not pl.Trainer(accelerator="cpu", logger=False).plan.on_group
+
+
+@given(
+    st.sampled_from(["auto", "cpu", "gpu"]),
+    st.integers(2, 4),
+    st.integers(0, 2),
+    st.none() | st.dictionaries(st.sampled_from(["CPU", "GPU"]), st.sampled_from([0.0, 0.5, 1.0, 2.0])),
+)
+def test_the_plan_says_what_the_group_is(
+    accelerator: str, devices: int, gpus: int, resources: dict[str, float] | None
+) -> None:
+    """Workers, devices and backend of the plan are those of the spec that the group is started with."""
+    given_resources = None if resources is None else tuple(sorted(resources.items()))
+    try:
+        found = plan(
+            accelerator=accelerator, devices=devices, gpus=gpus, resources_per_worker=given_resources
+        )
+    except MisconfigurationError:
+        return
+    assert found.group is not None
+    amount = found.group.resource("GPU")
+    assert (found.num_workers, found.backend) == (found.group.num_workers, found.group.backend)
+    assert found.use_gpu == (amount > 0)
+    assert found.backend == ("nccl" if amount >= 1 else "gloo")
+    assert found.use_gpu or accelerator != "gpu"
+    assert not (found.use_gpu and accelerator == "cpu")
+
+
+@pytest.mark.parametrize(
+    "where",
+    [{}, {"scaling_config": scaling(2)}, {"placement_group": object()}, {"trial": Trial(2)}],
+    ids=["devices", "scaling_config", "placement_group", "trial"],
+)
+def test_timeouts_and_threads_reach_the_group(where: dict[str, Any]) -> None:
+    """What the Trainer says about waiting and threads holds wherever the workers come from."""
+    group = plan(
+        devices=2, start_timeout_s=7.0, collective_timeout_s=4000.0, threads_per_worker=3, **where
+    ).group
+    assert group is not None
+    assert (group.start_timeout_s, group.collective_timeout_s, group.threads) == (7.0, 4000.0, 3)
+    assert group.placement_group is where.get("placement_group")
+
+
+def test_collectives_wait_as_long_as_in_torch() -> None:
+    """Ranks that wait for another's download wait half an hour, unless told otherwise."""
+    assert GroupSpec(num_workers=2).collective_timeout_s == 1800.0
+    assert pl.Trainer(accelerator="cpu", devices=2, logger=False).plan.group == GroupSpec(num_workers=2)
+
+
+def test_the_group_stays_with_the_driver() -> None:
+    """A trainer that travels to workers knows the plan, but not what only the driver can use."""
+    trainer = pl.Trainer(accelerator="cpu", devices=2, logger=False)
+    copy = pickle.loads(pickle.dumps(trainer))
+    assert copy.plan.group is None
+    assert (copy.plan.num_workers, copy.world_size) == (2, 2)

@@ -56,12 +56,15 @@ DEFAULTS = {
     "resources_per_worker": None,
     "threads_per_worker": None,
     "start_timeout_s": 60.0,
+    "collective_timeout_s": 1800.0,
 }
 
 ACCEPTED: list[tuple[str, Any, Any]] = [
     ("accelerator", "cpu", "cpu"),
     ("strategy", "single", "single"),
     ("strategy", "ddp", "ddp"),
+    ("strategy", "ddp_find_unused_parameters_true", "ddp"),
+    ("strategy", "ddp_find_unused_parameters_false", "ddp"),
     ("devices", 1, 1),
     ("devices", "1", 1),
     ("devices", -1, "auto"),
@@ -101,13 +104,17 @@ ACCEPTED: list[tuple[str, Any, Any]] = [
     ("resources_per_worker", {"GPU": 0.5, "CPU": 2}, (("CPU", 2.0), ("GPU", 0.5))),
     ("threads_per_worker", 3, 3),
     ("start_timeout_s", 1, 1),
+    ("collective_timeout_s", 7200, 7200),
 ]
 
 _WHOLE = [-2, 1.0, 2.5, True, "3", [1]]
 _SHARE = [-1, -0.5, math.nan, math.inf, 1.5, True, "all"]
 REFUSED: dict[str, tuple[list[Any], str]] = {
     "accelerator": (["tpu", "cpus", None, 1], "Use one of auto, cpu, gpu, cuda."),
-    "strategy": (["fsdp", "single_device", None, 3], "Use one of auto, single, ddp."),
+    "strategy": (
+        ["fsdp", "single_device", "ddp_find_unused_parameters", None, 3],
+        "Use one of auto, single, ddp, ddp_find_unused_parameters_true, ddp_find_unused_parameters_false.",
+    ),
     "devices": ([0, -2, True, 1.5, "0", "two", [0], None], "Use a whole number of at least 1, or 'auto'."),
     "num_nodes": ([*_WHOLE, 0, None], "Use a whole number of at least 1."),
     "precision": (["64", "fp16", 8, True, [32]], "Use 32, 'bf16-mixed' or '16-mixed'."),
@@ -142,7 +149,8 @@ REFUSED: dict[str, tuple[list[Any], str]] = {
         "Use a dictionary like {'CPU': 1, 'GPU': 0.5}.",
     ),
     "threads_per_worker": ([*_WHOLE, 0], "Use a whole number of at least 1 or None."),
-    "start_timeout_s": ([0, -1, math.nan, None, "60"], "Use a number of seconds above 0."),
+    "start_timeout_s": ([0, -1, math.nan, math.inf, True, None, "60"], "Use a number of seconds above 0."),
+    "collective_timeout_s": ([0, -1, math.nan, math.inf, True, None], "Use a number of seconds above 0."),
 }
 
 
@@ -257,6 +265,15 @@ def test_fast_dev_run_sets_what_it_says() -> None:
     assert [type(item) for item in trainer.loggers] == [DummyLogger]
     assert trainer.callbacks == []
     assert trainer.fast_dev_run is True
+
+
+def test_the_strategys_long_names_carry_an_option() -> None:
+    """The names that Lightning has for unused parameters are ddp with that option, and ddp alone has none."""
+    found = [
+        settings(strategy=name).ddp_options
+        for name in ("ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
+    ]
+    assert found == [{}, {"find_unused_parameters": True}, {"find_unused_parameters": False}]
 
 
 def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

