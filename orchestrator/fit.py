@@ -19,12 +19,11 @@ from orchestrator.callbacks.model_checkpoint import ModelCheckpoint
 from orchestrator.errors import MisconfigurationError
 from orchestrator.feed import make_feed
 from orchestrator.optimizers import SchedulerConfig
+from orchestrator.settings import DEFAULT_MAX_EPOCHS
 from orchestrator.step import StepParts, Window, build_empty_step, build_step
 
 if TYPE_CHECKING:
     from orchestrator.engine import Engine
-
-_DEFAULT_MAX_EPOCHS = 1000
 
 
 def run_fit(engine: Engine) -> None:
@@ -111,10 +110,10 @@ class _Loop:
         ]
         self.max_epochs = self.settings.max_epochs
         if self.max_epochs is None and self.settings.max_steps == -1:
-            self.max_epochs = _DEFAULT_MAX_EPOCHS
+            self.max_epochs = DEFAULT_MAX_EPOCHS
             if engine.is_global_zero:
                 warnings.warn(
-                    f"Trainer(max_epochs=None) trains for {_DEFAULT_MAX_EPOCHS} epochs. Set max_epochs, "
+                    f"Trainer(max_epochs=None) trains for {DEFAULT_MAX_EPOCHS} epochs. Set max_epochs, "
                     "or -1 for no limit.",
                     stacklevel=2,
                 )

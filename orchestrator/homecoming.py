@@ -89,6 +89,7 @@ def apply_standing(trainer: Trainer, job: Job, standing: Standing) -> None:
     """Put counters and callback attributes into the driver's objects."""
     _put_attributes(trainer, job, standing.callbacks)
     trainer.state = standing.state
+    trainer.state.stage = ""
 
 
 def pack(trainer: Trainer, job: Job, result: Any, stopped: str | None) -> Luggage:
