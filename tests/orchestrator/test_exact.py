@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from orchestrator.errors import MisconfigurationError
 from tests.orchestrator.tiny import (
+    FEATURES,
     Tiny,
     Validated,
     assert_equal_weights,
@@ -22,6 +23,7 @@ from tests.orchestrator.tiny import (
     loss_of,
     network,
     quiet_trainer,
+    sgd,
 )
 
 EPOCHS = 2
@@ -490,3 +492,47 @@ def test_the_users_objects_are_not_changed() -> None:
     assert "step" not in vars(built[0])
     assert data.sampler is sampler
     assert set(vars(data)) == before
+
+
+@pytest.mark.parametrize("sized", [False, True])
+def test_streams_are_read_as_in_the_plain_loop(sized: bool) -> None:
+    """A batch is asked for when its turn comes, so a stream and dropout share the random numbers as there."""
+
+    class Noise:
+        def __iter__(self) -> Any:
+            for _ in range(6):
+                inputs = torch.randn(4, FEATURES)
+                yield inputs, inputs.sum(dim=1, keepdim=True)
+
+    class SizedNoise(Noise):
+        def __len__(self) -> int:
+            return 6
+
+    stream = SizedNoise() if sized else Noise()
+    net = network(dropout=0.4)
+    optimizer = sgd(net.parameters())
+    torch.manual_seed(8)
+    for batch in stream:
+        optimizer.zero_grad()
+        loss_of(net, batch).backward()
+        optimizer.step()
+    torch.manual_seed(8)
+    module = Tiny(dropout=0.4)
+    quiet_trainer(max_epochs=1).fit(module, stream)
+    for ours, theirs in zip(module.net.parameters(), net.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_fp16_survives_batches_without_a_loss() -> None:
+    """None from training_step leaves a batch out, also when the scaler has seen no loss yet."""
+
+    class Skips(Tiny):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return None if batch_idx < 2 else super().training_step(batch, batch_idx)
+
+    module = Skips()
+    before = module.net[0].weight.detach().clone()
+    trainer = quiet_trainer(max_epochs=1, precision="16-mixed")
+    trainer.fit(module, loader(16))
+    assert trainer.global_step == 4
+    assert not torch.equal(module.net[0].weight, before)

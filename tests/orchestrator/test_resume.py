@@ -414,6 +414,14 @@ def test_other_data_are_refused(saved: Path) -> None:
         quiet_trainer().fit(Tiny(), loader(24), ckpt_path=saved)
 
 
+def test_another_batch_size_or_accumulation_is_refused(saved: Path) -> None:
+    """In the middle of an epoch the batches that are left would be others: refused, naming what differs."""
+    with pytest.raises(MisconfigurationError, match="the batch size or the way samples are dealt"):
+        quiet_trainer().fit(Tiny(), loader(32, batch_size=8), ckpt_path=saved)
+    with pytest.raises(MisconfigurationError, match="accumulate_grad_batches=1, and it is 3 now"):
+        quiet_trainer(accumulate_grad_batches=3).fit(Tiny(), loader(32), ckpt_path=saved)
+
+
 def test_other_data_may_follow_a_whole_epoch(tmp_path: Path) -> None:
     """A checkpoint of the end of an epoch may go on with other data."""
     trainer = quiet_trainer()
