@@ -8,6 +8,7 @@ failed. An exception that cannot be rebuilt becomes a `RemoteError` with the sam
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 import traceback
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from cluster.errors import RemoteError, WorkerDied
 from cluster.ranks import WorkerInfo
@@ -179,18 +181,43 @@ def _unpickle(first: Failure) -> BaseException:
             error = load(first.exception)
         except Exception:
             error = None
+        if isinstance(error, _Parts):
+            error = error.rebuild()
         if isinstance(error, BaseException):
             return error
     return RemoteError(f"{first.type_name}: {first.message}", type_name=first.type_name)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """An exception in parts: for classes whose constructor takes other arguments than `args` tells pickle."""
+
+    kind: type[BaseException]
+    args: tuple[Any, ...]
+    state: dict[str, Any]
+
+    def rebuild(self) -> BaseException:
+        """Make the exception without calling its constructor."""
+        error = self.kind.__new__(self.kind, *self.args)
+        error.__dict__.update(self.state)
+        return error
+
+
 def _portable(error: BaseException) -> bytes | None:
-    """The exception pickled, if it comes back as what it was; else None."""
+    """The exception pickled, whole or in parts, if it comes back as what it was; else None."""
     found = round_trip(error)
-    if found is None:
-        return None
-    data, copy = found
-    return data if type(copy).__qualname__ == type(error).__qualname__ and str(copy) == str(error) else None
+    if found is not None and _is_same(found[1], error):
+        return found[0]
+    found = round_trip(_Parts(kind=type(error), args=error.args, state=error.__dict__))
+    if found is not None:
+        with contextlib.suppress(Exception):
+            if _is_same(found[1].rebuild(), error):
+                return found[0]
+    return None
+
+
+def _is_same(copy: Any, error: BaseException) -> bool:
+    return type(copy).__qualname__ == type(error).__qualname__ and str(copy) == str(error)
 
 
 def _type_name(error: BaseException) -> str:

@@ -19,18 +19,23 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+
+import psutil
 
 from cluster import authentication, noise
 from cluster.environment import Changes, changes_since, defaulted, undo
 from cluster.errors import SessionError
 
 _CONNECT_TIMEOUT_S = 5.0
+_SWEEP_AFTER_S = 600.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -211,11 +216,27 @@ def _attach(address: str, *, found: bool) -> _Session:
     return _Session(started=False, environ=_keep_rays(before))
 
 
+def _sweep(root: str) -> None:
+    """Remove the folders of this user's earlier sessions whose driver was killed and so could not."""
+    for name in os.listdir(root):
+        found = re.fullmatch(r"ray-(\d+)-[a-z0-9_]{8}", name)
+        folder = os.path.join(root, name)
+        if found is None or psutil.pid_exists(int(found[1])):
+            continue
+        with contextlib.suppress(OSError):
+            status = os.lstat(folder)
+            # A while of grace: processes of Ray may outlive their driver for some seconds.
+            if status.st_uid == os.getuid() and time.time() - status.st_mtime > _SWEEP_AFTER_S:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
 def _start_local() -> _Session:
     import ray
 
     before = dict(os.environ)
-    directory = tempfile.mkdtemp(prefix=f"ray-{os.getpid()}-", dir="/tmp" if os.path.isdir("/tmp") else None)
+    root = "/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()
+    _sweep(root)
+    directory = tempfile.mkdtemp(prefix=f"ray-{os.getpid()}-", dir=root)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_get_check_signal_interval_milliseconds", "100")  # Ctrl-C ends a wait this soon
     authentication.set_up_for_a_new_cluster()

@@ -11,11 +11,14 @@ import os
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
+from torch.utils.data import DataLoader, IterableDataset
+
 from modules.datamodule import LightningDataModule
 from modules.module import LightningModule
 from orchestrator.callbacks.callback import Callback
 from orchestrator.callbacks.model_checkpoint import ModelCheckpoint
 from orchestrator.errors import MisconfigurationError, suggest
+from orchestrator.feed import empty_loader
 from orchestrator.hooks import overrides
 from orchestrator.job import Job
 from orchestrator.loggers.csv import CSVLogger
@@ -35,8 +38,38 @@ _NEEDED_METHODS = {
 # -------------------------------------------------------------------- of the constructor
 
 
+_INSTEAD = {
+    "gpus": "Use accelerator='gpu' and devices=N.",
+    "max_batches": "Use limit_train_batches=N.",
+    "num_processes": "Use devices=N.",
+    "num_workers": "Use devices=N; a DataLoader has num_workers.",
+    "resume_from_checkpoint": "Use fit(ckpt_path=...).",
+    "tpu_cores": "TPUs are not supported.",
+}
+_NOT_YET = frozenset(
+    {
+        "barebones",
+        "benchmark",
+        "detect_anomaly",
+        "deterministic",
+        "enable_autolog_hparams",
+        "enable_model_summary",
+        "max_time",
+        "overfit_batches",
+        "plugins",
+        "profiler",
+        "reload_dataloaders_every_n_epochs",
+        "sync_batchnorm",
+    }
+)
+
+
 def refuse_unknown(name: str, known: list[str]) -> NoReturn:
     """Raise the TypeError for an argument `name` that the Trainer has not; `known` are those that it has."""
+    if name in _INSTEAD:
+        raise TypeError(f"Trainer has no argument {name!r}. {_INSTEAD[name]}")
+    if name in _NOT_YET:
+        raise TypeError(f"Trainer has no argument {name!r}: it is not supported yet. Leave it out.")
     hint = suggest(name, known)
     raise TypeError(
         f"Trainer has no argument {name!r}.{hint}" + ("" if hint else f" It has {', '.join(known)}.")
@@ -234,6 +267,15 @@ def _check_datamodule(datamodule: Any, fn: str, loaders: dict[str, Any]) -> Ligh
     if given:
         raise MisconfigurationError(f"{fn}() got a datamodule and {', '.join(given)}. Give one or the other.")
     return datamodule
+
+
+def check_loaders(job: Job, settings: Settings, ranks: int) -> None:
+    """Refuse map-style loaders without a batch that were given, before any worker starts."""
+    for kind, given in job.loaders.items():
+        for source in given if isinstance(given, (list, tuple)) else [given]:
+            sized = isinstance(source, DataLoader) and not isinstance(source.dataset, IterableDataset)
+            if sized and len(source) == 0 and getattr(settings, f"limit_{kind}_batches") != 0:
+                raise empty_loader(source, kind, ranks)
 
 
 def _check_steps(job: Job) -> None:

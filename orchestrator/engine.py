@@ -24,7 +24,7 @@ from orchestrator.board import Board
 from orchestrator.checkpoint import contents
 from orchestrator.errors import MisconfigurationError
 from orchestrator.evaluate import evaluate, gradient_context
-from orchestrator.feed import Feed, batch_limit
+from orchestrator.feed import Feed, batch_limit, empty_loader
 from orchestrator.fit import run_fit
 from orchestrator.hooks import HookTable, overrides
 from orchestrator.job import Job
@@ -196,6 +196,8 @@ class Engine:
 
     def _on_failure(self, error: BaseException) -> None:
         """Tell everybody about a failure; their own failures must not hide it."""
+        if self.place.world_size > 1 and "Expected to have finished reduction" in str(error):
+            error.add_note("Some parameters got no gradient. Use strategy='ddp_find_unused_parameters_true'.")
         for hook in self.hooks.of_callbacks("on_exception"):
             with contextlib.suppress(Exception):
                 hook(error)
@@ -341,19 +343,7 @@ class Engine:
             pickler=self.place.pickler,
         )
         if loader.num_batches == 0 and self._limit_of(kind) != 0:
-            dataset: Any = getattr(source, "dataset", None)
-            size = (
-                f" over {type(dataset).__qualname__} of length {len(dataset)}"
-                if hasattr(dataset, "__len__")
-                else ""
-            )
-            raise MisconfigurationError(
-                f"The {kind} loader has 0 batches: {type(source).__qualname__}{size}, "
-                f"batch_size={getattr(source, 'batch_size', None)}, "
-                f"drop_last={getattr(source, 'drop_last', None)}, "
-                f"on {self.place.world_size} ranks. Give it data, or set limit_{kind}_batches=0 to leave "
-                "it out."
-            )
+            raise empty_loader(source, kind, self.place.world_size)
         return loader
 
     def _order_seed(self, kind: str) -> int:

@@ -2,7 +2,8 @@
 
 ```
 Exception
-└── MisconfigurationError (ValueError)   arguments that cannot work; found before anything starts
+├── MisconfigurationError (ValueError)   arguments that cannot work; found before anything starts
+└── SweepError (RuntimeError)            all trials of a sweep failed
 BaseException
 └── TrialStopped                         a sweep ended this trial early (orchestrator.sweep.stopped)
 ```
@@ -19,6 +20,10 @@ from collections.abc import Iterable
 
 class MisconfigurationError(ValueError):
     """An argument, or several together, cannot work. The message names them as the user wrote them."""
+
+
+class SweepError(RuntimeError):
+    """All trials of a sweep failed. The message quotes the first error and says where the others are."""
 
 
 def suggest(word: object, known: Iterable[str]) -> str:

@@ -298,6 +298,24 @@ def batch_limit(name: str, limit: int | float | None, num_batches: int | None) -
     return found
 
 
+def empty_loader(source: Any, kind: str, ranks: int) -> MisconfigurationError:
+    """Return the error for a loader without a batch.
+
+    Args:
+        source: The loader.
+        kind: train, val, test or predict.
+        ranks: Ranks that share it.
+    """
+    dataset: Any = getattr(source, "dataset", None)
+    sized = hasattr(dataset, "__len__")
+    size = f" over {type(dataset).__qualname__} of length {len(dataset)}" if sized else ""
+    return MisconfigurationError(
+        f"The {kind} loader has 0 batches: {type(source).__qualname__}{size}, "
+        f"batch_size={getattr(source, 'batch_size', None)}, drop_last={getattr(source, 'drop_last', None)}, "
+        f"on {ranks} ranks. Give it data, or set limit_{kind}_batches=0 to leave it out."
+    )
+
+
 def _least_share(num_batches: int) -> float:
     """Return a short number of at least ``1 / num_batches``."""
     scale: int = 1000 * 10 ** int(math.log10(num_batches))

@@ -531,6 +531,11 @@ def _number(name: str, value: Any) -> float:
             "one element."
         )
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 2**53:
+        if value.bit_length() > 1023:
+            raise MisconfigurationError(
+                f"self.log({name!r}, ...) got a number of {value.bit_length()} bits: no float holds it. "
+                "Log its logarithm."
+            )
         warnings.warn(f"self.log({name!r}, {value}) is stored as a float and loses digits.", stacklevel=4)
     return float(value)
 

@@ -314,6 +314,7 @@ class Trainer(TrainerView):
             verbose=verbose,
         )
         takes_best = model is None and fn != "fit"
+        arguments.check_loaders(job, self.settings, self.plan.num_workers)
         job.ckpt_path = arguments.resolve_checkpoint(
             fn, ckpt_path, self.checkpoint_callbacks, best=takes_best
         )

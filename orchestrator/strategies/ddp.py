@@ -144,9 +144,9 @@ class DDPStrategy:
 
     def counts(self, number: int) -> list[int]:
         """Return every rank's `number`, by rank."""
-        numbers = torch.zeros(self.world_size, dtype=torch.int64)  # on the CPU, over Gloo: no device waits
-        dist.all_gather_into_tensor(numbers, torch.tensor([number]))
-        return list(map(int, numbers.tolist()))
+        numbers = [torch.zeros((), dtype=torch.int64) for _ in range(self.world_size)]
+        dist.all_gather(numbers, torch.tensor(number))  # on the CPU, over Gloo: no device waits
+        return [int(item) for item in numbers]
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""

@@ -36,7 +36,7 @@ class TrialLines(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that a trial failed, and why."""
-        self._say(trial, f"failed: {_cause(trial)}")
+        self._say(trial, f"failed: {_cause(trial)} (the traceback is in {trial.path}/error.txt)")
 
     def _say(self, trial: Any, how: str) -> None:
         self._ended += 1

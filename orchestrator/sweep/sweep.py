@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import MisconfigurationError, suggest
+from orchestrator.errors import MisconfigurationError, SweepError, suggest
 from orchestrator.sweep.stopped import TrialStopped
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ class Sweep:
 
         Raises:
             MisconfigurationError: A trial can never fit, or the sweep's directory is in use.
+            SweepError: All trials failed.
         """
         from cluster import pool, session
 
@@ -147,7 +148,14 @@ class Sweep:
             ),
         )
         with _quiet():
-            return tuner.fit()
+            result = tuner.fit()
+        if result.num_errors == len(result) > 0:
+            first = str(result.errors[0]).strip().splitlines()[-1]
+            raise SweepError(
+                f"All {len(result)} trials failed, the first with: {first}. "
+                f"Their tracebacks are in {result.experiment_path}."
+            )
+        return result
 
     def _claim_directory(self) -> str:
         """Make the sweep's directory; no other sweep gets the same."""

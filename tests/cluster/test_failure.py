@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster import RemoteError, WorkerDied
-from cluster.failure import Failure, choose_first, describe, describe_death, explain_death, rebuild
+from cluster.failure import Failure, _unpickle, choose_first, describe, describe_death, explain_death, rebuild
 from cluster.ranks import Place, WorkerInfo, assign_ranks
 
 WORKERS: list[WorkerInfo] = [
@@ -19,10 +19,11 @@ WORKERS: list[WorkerInfo] = [
 
 
 class NeedsTwo(Exception):
-    """An exception that pickle rebuilds with the wrong arguments."""
+    """An exception that pickle rebuilds with the wrong arguments, and that holds what cannot be pickled."""
 
     def __init__(self, one: int, two: int) -> None:
         super().__init__(f"{one} and {two}")
+        self.source = (number for number in (one, two))
 
 
 def fail(
@@ -173,3 +174,22 @@ def test_notes_appear_in_a_printed_traceback() -> None:
     error = rebuild(fail(ValueError("boom")), WORKERS, [])
     printed = "".join(traceback.format_exception(error))
     assert printed.index("ValueError: boom") < printed.index("Raised on rank 1")
+
+
+class Custom(Exception):
+    """Its constructor takes other arguments than pickle knows of."""
+
+    def __init__(self, name: str, number: int) -> None:
+        super().__init__(f"{name} {number}")
+        self.number = number
+
+
+def test_an_exception_with_a_constructor_of_its_own_keeps_its_type() -> None:
+    """Such an exception, which pickle alone cannot rebuild, arrives as itself with its attributes."""
+    try:
+        raise Custom("rank", 3)
+    except Custom as error:
+        described = describe(error, rank=1, where=None, hidden=(), output=())
+    found = _unpickle(described)
+    assert type(found) is Custom
+    assert (str(found), found.number) == ("rank 3", 3)

@@ -11,7 +11,7 @@ import pytest
 
 import orchestrator as pl
 from cluster import session
-from orchestrator.errors import MisconfigurationError
+from orchestrator.errors import MisconfigurationError, SweepError
 from orchestrator.loggers import CSVLogger
 from orchestrator.sweep.stopped import TrialStopped
 from tests.orchestrator.groups import Net, loader
@@ -173,9 +173,8 @@ def test_a_metric_that_is_never_logged_is_named_with_those_that_are(tmp_path: Pa
     def train(config: dict[str, Any]) -> None:
         pl.Trainer(accelerator="cpu", max_epochs=1, logger=False).fit(Steady(), loader(32), loader(16))
 
-    result = pl.Sweep(train, {}, metric="scores", storage_path=tmp_path, verbose=False).run()
-    (error,) = result.errors
-    assert "Did you mean 'score'?" in str(error)
+    with pytest.raises(SweepError, match="Did you mean 'score'\\?"):
+        pl.Sweep(train, {}, metric="scores", storage_path=tmp_path, verbose=False).run()
 
 
 def test_a_diverged_trial_ends_as_stopped(tmp_path: Path) -> None:
