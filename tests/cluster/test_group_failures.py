@@ -10,7 +10,16 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster import GroupError, PlacementError, StartError, WorkerContext, WorkerDied, WorkerGroup
+from cluster import (
+    GroupError,
+    GroupSpec,
+    PlacementError,
+    StartError,
+    WorkerContext,
+    WorkerDied,
+    WorkerGroup,
+    placement,
+)
 from tests.cluster.conftest import small_spec
 
 pytestmark = pytest.mark.ray
@@ -162,10 +171,14 @@ def test_waiting_for_room_ends_with_the_reason(
     assert "Waiting for others to free what they hold: asked" in caplog.text
 
 
-def test_workers_that_are_late_are_named(local_ray: None) -> None:
+def test_workers_that_are_late_are_named(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A start that takes too long is one clear error, and nothing of it stays."""
     import ray
 
+    def reserve_patiently(spec: GroupSpec, deadline: float, make_room: Any) -> placement.Reservation:
+        return placement.reserve(spec, deadline + 30, make_room)  # only the workers are late, not their room
+
+    monkeypatch.setattr("cluster.group.reserve", reserve_patiently)
     with pytest.raises(StartError, match=r"workers did not start within .* raise start_timeout_s"):
         WorkerGroup.start(small_spec(2, start_timeout_s=0.3))
     deadline = time.monotonic() + 30
