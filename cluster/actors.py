@@ -24,8 +24,8 @@ _CHILDREN_S = 1.0
 _GONE_S = 20.0
 
 
-def spawn(spec: GroupSpec, reservation: Reservation) -> list[Any]:
-    """Start one actor in each reserved place; returns at once, the processes come up in parallel."""
+def spawn(spec: GroupSpec, reservation: Reservation, bundle: int) -> Any:
+    """Start an actor in a reserved place; returns at once, the process comes up when there is room."""
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -34,18 +34,15 @@ def spawn(spec: GroupSpec, reservation: Reservation) -> list[Any]:
     if "memory" in resources:
         options["memory"] = resources.pop("memory")
     actor: Any = ray.remote(concurrency_groups=LANES)(Worker)  # type: ignore[call-overload]
-    return [
-        actor.options(
-            max_restarts=0,
-            max_task_retries=0,
-            resources=resources,
-            scheduling_strategy=PlacementGroupSchedulingStrategy(
-                reservation.placement_group, placement_group_bundle_index=bundle
-            ),
-            **options,
-        ).remote()
-        for bundle in reservation.bundle_of_worker
-    ]
+    return actor.options(
+        max_restarts=0,
+        max_task_retries=0,
+        resources=resources,
+        scheduling_strategy=PlacementGroupSchedulingStrategy(
+            reservation.placement_group, placement_group_bundle_index=bundle
+        ),
+        **options,
+    ).remote()
 
 
 def collect(calls: Sequence[Any], *, names: Sequence[str], doing: str, deadline: float) -> list[Any]:
@@ -88,22 +85,25 @@ def stacks(actors: Sequence[Any]) -> list[str]:
     return [_stack(call) if call in ready else _NO_STACK for call in calls]
 
 
-def end(actors: Sequence[Any], lives: Sequence[Any], workers: Sequence[WorkerInfo]) -> None:
+def end(
+    members: Sequence[Any], everybody: Sequence[Any], lives: Sequence[Any], workers: Sequence[WorkerInfo]
+) -> None:
     """Kill the processes that workers started, then the workers, and wait until all are gone.
 
     Args:
-        actors: the actors.
+        members: the actors that have ranks.
+        everybody: all actors that were started.
         lives: their calls of `live`, which end with the processes.
-        workers: who they are; empty when they have not come up yet.
+        workers: who the members are; empty when they have not come up yet.
     """
     import ray
 
     try:
         if workers:
-            calls = [actor.end_children.options(concurrency_group="control").remote() for actor in actors]
+            calls = [actor.end_children.options(concurrency_group="control").remote() for actor in members]
             ray.wait(calls, num_returns=len(calls), timeout=_CHILDREN_S)
     finally:
-        for actor in actors:
+        for actor in everybody:
             ray.kill(actor, no_restart=True)
     if lives:
         ray.wait(list(lives), num_returns=len(lives), timeout=_GONE_S)

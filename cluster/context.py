@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster.errors import ClusterError
+from cluster.heartbeat import Beacon
 from cluster.mailbox import Mailbox
+from cluster.membership import Membership
 from cluster.ranks import WorkerInfo
 from cluster.serialization import dump_fast, load
 
@@ -21,7 +23,8 @@ class WorkerContext:
         local_rank, local_world_size: this process among those on its node.
         node_rank, num_nodes: this node among the group's nodes.
         node_id, node_ip: the node, as Ray knows it.
-        generation: how many times the group's processes had formed a process group before this one.
+        recovers: a lost peer will be replaced; after a collective has failed, call `rejoin`.
+        joining: this worker replaces one that was lost in this run: the callable must begin with `rejoin`.
         device: "cpu", or "cuda:i", from the GPUs that Ray assigned to this worker.
         signals: what the driver sent by `WorkerGroup.signal` in this run; filled from another thread, read
             without locks.
@@ -31,10 +34,12 @@ class WorkerContext:
     """
 
     __slots__ = (
+        "_beacon",
         "_mailbox",
+        "_membership",
         "device",
-        "generation",
         "hidden",
+        "joining",
         "local_rank",
         "local_world_size",
         "node_id",
@@ -42,13 +47,21 @@ class WorkerContext:
         "node_rank",
         "num_nodes",
         "rank",
+        "recovers",
         "signals",
         "where",
         "world_size",
     )
 
     def __init__(
-        self, info: WorkerInfo, generation: int, signals: dict[str, object], mailbox: Mailbox
+        self,
+        info: WorkerInfo,
+        signals: dict[str, object],
+        mailbox: Mailbox,
+        membership: Membership,
+        beacon: Beacon | None = None,
+        *,
+        recovers: bool = False,
     ) -> None:
         self.rank = info.rank
         self.world_size = info.world_size
@@ -59,11 +72,43 @@ class WorkerContext:
         self.node_id = info.node_id
         self.node_ip = info.node_ip
         self.device = info.device
-        self.generation = generation
+        self.recovers = recovers
+        self.joining = membership.generation < 0
         self.signals = signals
         self.where: Callable[[], str] | None = None
         self.hidden: tuple[str, ...] = ()
         self._mailbox = mailbox
+        self._membership = membership
+        self._beacon = beacon
+
+    @property
+    def generation(self) -> int:
+        """How many times the group's processes had formed a process group before this one."""
+        return self._membership.generation
+
+    def rejoin(self) -> int:
+        """Leave the broken process group, wait for the lost ranks' replacements, and form a new group.
+
+        Call it outside of the `except` block that caught the failure: the exception's traceback keeps the old
+        group alive, and with it the peers' connections. Groups made from the old one are gone.
+
+        Returns:
+            The number of the new generation.
+
+        Raises:
+            ClusterError: `recovers` is False.
+        """
+        if not self.recovers:
+            raise ClusterError("rejoin() in a run without recovery. Pass recovery= to WorkerGroup.run().")
+        self._mailbox.put("broken", b"", urgent=True)
+        generation = self._membership.rejoin()
+        self._mailbox.put("joined", b"", urgent=True)
+        return generation
+
+    def note_progress(self, count: int) -> None:
+        """Tell the driver, with the next sign of life, how far the callable has come: a growing count."""
+        if self._beacon is not None:
+            self._beacon.progress = count
 
     def emit(self, event: object) -> None:
         """Send an event to the driver's `on_event`, as it is now. Never blocks.

@@ -3,7 +3,8 @@
 Each worker has two open calls: its run, and a long poll for what it says. `ray.wait` on all of them wakes the
 driver within a millisecond or two of anything happening; nothing is polled by sleeping. Events of one rank
 reach `on_event` in the order they were emitted and before the run returns. When a rank fails, the first cause
-is raised; ranks that only lost a peer give the others a moment to be named as the cause.
+is raised; ranks that only lost a peer give the others a moment to be named as the cause. In a run that
+recovers, the loss of a process is no failure while it can be replaced.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from cluster.errors import ClusterError, GroupError
 from cluster.failure import Failure, choose_first, describe_death, explain_death, rebuild
 from cluster.mailbox import Item
 from cluster.ranks import WorkerInfo
+from cluster.recovery import Recovered
 from cluster.serialization import dump_fast, load
 from cluster.worker import Success
 
@@ -30,6 +32,7 @@ _LAST_WORDS_S = 0.05  # longer than a poll lingers for a burst
 OnEvent = Callable[[int, object], None]
 OnAsk = Callable[[int, object], object]
 OnOutput = Callable[[str, str], None]
+OnRecovered = Callable[[Recovered], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,21 +42,44 @@ class Listeners:
     on_event: OnEvent | None = None
     on_ask: OnAsk | None = None
     on_output: OnOutput | None = None
+    on_recovered: OnRecovered | None = None
+
+
+class Members(Protocol):
+    """The group whose workers run: it may replace them meanwhile.
+
+    Attributes:
+        workers: who they are, in rank order.
+        actors: their actors, in rank order.
+    """
+
+    @property
+    def workers(self) -> Sequence[WorkerInfo]: ...  # noqa: D102
+
+    @property
+    def actors(self) -> Sequence[Any]: ...  # noqa: D102
+
+    def cause_of_death(self, rank: int) -> str | None:
+        """Why the group itself has counted the rank as lost, if it has."""
+        ...
+
+    def replace(self, lost: dict[int, str]) -> Recovered | None:
+        """Replace these ranks' workers; None if this run does not recover from it."""
+        ...
 
 
 class Dispatch:
     """One run on all workers of a group."""
 
-    def __init__(
-        self, run: int, actors: Sequence[Any], workers: Sequence[WorkerInfo], listeners: Listeners
-    ) -> None:
+    def __init__(self, run: int, members: Members, listeners: Listeners, *, recovers: bool) -> None:
         self._run = run
-        self._actors = actors
-        self._workers = workers
+        self._members = members
         self._listeners = listeners
+        self._recovers = recovers
+        self._broken_since: float | None = None
         self._runs: dict[Any, int] = {}
         self._polls: dict[Any, int] = {}
-        self._acknowledged = [-1] * len(actors)
+        self._acknowledged = [-1] * len(members.actors)
         self._results: dict[int, bytes] = {}
         self._failures: dict[int, Failure] = {}
 
@@ -72,9 +98,8 @@ class Dispatch:
         """
         import ray
 
-        for rank, actor in enumerate(self._actors):
-            self._runs[actor.run.remote(self._run, payload)] = rank
-            self._poll(rank)
+        for rank in range(len(self._members.actors)):
+            self._begin(rank, payload)
         deadline: float | None = None
         while self._runs or self._polls:
             open_calls = [*self._runs, *self._polls]
@@ -84,6 +109,8 @@ class Dispatch:
                 ready, _ = ray.wait(open_calls, num_returns=len(open_calls), timeout=0)
             for call in ready:
                 self._take(call)
+            if self._failures and self._recovers and self._recover(payload):
+                deadline = None
             if self._failures:
                 deadline = deadline or time.monotonic() + _CAUSE_S
                 certain = any(not failure.broken_link for failure in self._failures.values())
@@ -93,10 +120,35 @@ class Dispatch:
                     self._raise_first()
         if self._failures:
             self._raise_first()
-        return [load(self._results.pop(rank)) for rank in range(len(self._actors))]
+        return [load(self._results.pop(rank)) for rank in range(len(self._members.actors))]
+
+    def _begin(self, rank: int, payload: Any) -> None:
+        self._acknowledged[rank] = -1
+        self._runs[self._members.actors[rank].run.remote(self._run, payload, self._recovers)] = rank
+        self._poll(rank)
+
+    def _recover(self, payload: Any) -> bool:
+        """Replace the workers that were lost, if nothing else has happened; return whether that was done."""
+        if self._results or any(not failure.is_death for failure in self._failures.values()):
+            return False
+        recovered = self._members.replace({rank: item.message for rank, item in self._failures.items()})
+        if recovered is None:
+            return False
+        self._failures.clear()
+        for rank in recovered.ranks:
+            self._forget(rank)
+            self._begin(rank, payload)
+        if self._listeners.on_recovered is not None:
+            self._listeners.on_recovered(recovered)
+        return True
+
+    def _forget(self, rank: int) -> None:
+        """Take no more of a rank's calls: its process is gone."""
+        self._runs = {call: other for call, other in self._runs.items() if other != rank}
+        self._polls = {call: other for call, other in self._polls.items() if other != rank}
 
     def _poll(self, rank: int) -> None:
-        lane = self._actors[rank].poll.options(concurrency_group="poll")
+        lane = self._members.actors[rank].poll.options(concurrency_group="poll")
         self._polls[lane.remote(self._run, self._acknowledged[rank], _POLL_S)] = rank
 
     def _take(self, call: Any) -> None:
@@ -115,9 +167,9 @@ class Dispatch:
                 "This is a fault of this package: please report it."
             ) from error
         except ray.exceptions.RayError as error:
-            self._failures.setdefault(rank, describe_death(rank, explain_death(str(error))))
-            self._runs = {c: r for c, r in self._runs.items() if r != rank}
-            self._polls = {c: r for c, r in self._polls.items() if r != rank}
+            cause = self._members.cause_of_death(rank) or explain_death(str(error))
+            self._failures.setdefault(rank, describe_death(rank, cause))
+            self._forget(rank)
             return
         if isinstance(value, Success):
             self._results[rank] = value.data
@@ -132,7 +184,9 @@ class Dispatch:
 
     def _tell(self, rank: int, item: Item) -> None:
         """Pass one item to its listener."""
-        if item.kind == "event":
+        if item.kind in ("broken", "joined"):
+            self._broken_since = time.monotonic() if item.kind == "broken" else None
+        elif item.kind == "event":
             if self._listeners.on_event is not None:
                 self._listeners.on_event(rank, load(_bytes(item)))
         elif item.kind == "ask":
@@ -144,7 +198,7 @@ class Dispatch:
             answer = dump_fast(
                 self._listeners.on_ask(rank, load(_bytes(item))), "the answer that on_ask returned"
             )
-            lane = self._actors[rank].answer.options(concurrency_group="signal")
+            lane = self._members.actors[rank].answer.options(concurrency_group="signal")
             lane.remote(self._run, item.number, answer)
         elif self._listeners.on_output is not None:
             self._listeners.on_output(item.kind, str(item.data))
@@ -174,7 +228,7 @@ class Dispatch:
     def _raise_first(self) -> None:
         first = choose_first(list(self._failures.values()))
         finished = sorted(self._results.keys() - self._failures.keys())
-        raise rebuild(first, self._workers, finished) from None
+        raise rebuild(first, self._members.workers, finished) from None
 
 
 def _bytes(item: Item) -> bytes:

@@ -55,6 +55,11 @@ class Failure:
     frames: str
     output: tuple[str, ...] = ()
 
+    @property
+    def is_death(self) -> bool:
+        """The process itself ended, rather than its callable."""
+        return self.type_name == WorkerDied.__name__ and self.exception is None
+
 
 def describe(
     error: BaseException, *, rank: int, where: str | None, hidden: Sequence[str], output: Sequence[str]
@@ -114,7 +119,7 @@ def rebuild(first: Failure, workers: Sequence[WorkerInfo], finished: Sequence[in
     worker = workers[first.rank]
     place = f"rank {worker.rank} of {worker.world_size} on node {worker.node_ip} (pid {worker.pid})"
     error: BaseException
-    if first.type_name == WorkerDied.__name__ and first.exception is None:
+    if first.is_death:
         error = WorkerDied(
             f"The process of {place} ended: {first.message}. "
             "The run was stopped and nothing of it is left; start it again, from a checkpoint if one exists.",

@@ -8,23 +8,20 @@ stays ended; start a new one.
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from cluster import actors, network, noise, session
-from cluster.dispatch import Dispatch, Listeners, OnAsk, OnEvent, OnOutput
-from cluster.environment import defaulted
-from cluster.errors import GroupError, PlacementError, StartError
-from cluster.placement import Reservation, reserve
-from cluster.process_group import StoreServer
-from cluster.ranks import WorkerInfo, assign_ranks
+from cluster import actors
+from cluster.dispatch import Dispatch, Listeners, OnAsk, OnEvent, OnOutput, OnRecovered
+from cluster.errors import GroupError, StartError
+from cluster.ranks import WorkerInfo
+from cluster.recovery import Recovered, RecoveryPolicy
+from cluster.roster import Roster
 from cluster.serialization import dump_call
 from cluster.spec import GroupSpec
-from cluster.worker import Assignment
 
 T = TypeVar("T")
 
@@ -34,18 +31,13 @@ class WorkerGroup:
 
     Attributes:
         spec: what was asked for.
-        workers: who they are, in rank order.
-        generation: how often the process group has been formed before this time.
     """
 
     def __init__(self, spec: GroupSpec) -> None:
         self.spec = spec
-        self.workers: tuple[WorkerInfo, ...] = ()
-        self.generation = 0
-        self._actors: list[Any] = []
-        self._lives: list[Any] = []
-        self._reservation: Reservation | None = None
-        self._store: StoreServer | None = None
+        self._roster = Roster(spec)
+        self._policy: RecoveryPolicy | None = None
+        self._failures = 0
         self._runs = 0
         self._running = False
         self._ended = False
@@ -72,20 +64,33 @@ class WorkerGroup:
             )
         group = cls(spec)
         try:
-            group._start(make_room)
+            group._roster.start(make_room)
         except BaseException:
             group.shutdown()
             raise
         return group
 
     @property
+    def workers(self) -> tuple[WorkerInfo, ...]:
+        """Who they are, in rank order."""
+        return self._roster.workers
+
+    @property
+    def actors(self) -> list[Any]:
+        """Their actors, in rank order."""
+        return self._roster.actors
+
+    @property
+    def generation(self) -> int:
+        """How often the process group has been formed before this time."""
+        return self._roster.generation
+
+    @property
     def alive(self) -> bool:
         """Whether the group has not been shut down and no worker's process has ended; asks no worker."""
         import ray
 
-        if self._ended or not ray.is_initialized():
-            return False
-        return not ray.wait(self._lives, num_returns=1, timeout=0)[0]
+        return not self._ended and ray.is_initialized() and self._roster.alive
 
     def run(
         self,
@@ -94,6 +99,8 @@ class WorkerGroup:
         on_event: OnEvent | None = None,
         on_ask: OnAsk | None = None,
         on_output: OnOutput | None = None,
+        on_recovered: OnRecovered | None = None,
+        recovery: RecoveryPolicy | None = None,
     ) -> list[T]:
         """Call `fn(context, *args)` on every worker and wait for all; each gets its own copy of fn and args.
 
@@ -106,6 +113,9 @@ class WorkerGroup:
             on_ask: called with (rank, question); what it returns is the answer.
             on_output: called with ("stdout" or "stderr", text) as rank 0 prints. None: written to this
                 process's streams.
+            on_recovered: called after lost workers were replaced.
+            recovery: how much is survived: lost workers are replaced, and the callable, which must be made
+                for it, goes on with `context.rejoin()`. None: the first loss ends the run.
 
         Returns:
             What the callable returned on each worker, in rank order.
@@ -125,11 +135,14 @@ class WorkerGroup:
             self._refuse_unless_idle()
             self._running = True
             self._runs += 1
-        listeners = Listeners(on_event=on_event, on_ask=on_ask, on_output=on_output)
+            self._policy, self._failures = recovery, 0
+        listeners = Listeners(
+            on_event=on_event, on_ask=on_ask, on_output=on_output, on_recovered=on_recovered
+        )
         try:
             stored = ray.put(payload)
             del payload  # it may be a whole model
-            return Dispatch(self._runs, self._actors, self.workers, listeners).results(stored)
+            return Dispatch(self._runs, self, listeners, recovers=recovery is not None).results(stored)
         except BaseException:
             self.shutdown()
             raise
@@ -140,14 +153,14 @@ class WorkerGroup:
         """Set `context.signals[name]` on all workers for the run under way, if any. Does not wait."""
         if not self._running or self._ended:
             return
-        for actor in self._actors:
+        for actor in self.actors:
             actor.signal.options(concurrency_group="signal").remote(self._runs, name, value)
 
     def stacks(self) -> dict[int, str]:
         """Where every thread of each worker is, by rank; to be called by a listener or another thread."""
         if self._ended:
             raise GroupError("stacks() of a group that has ended. Start a new one.")
-        return dict(enumerate(actors.stacks(self._actors)))
+        return dict(enumerate(actors.stacks(self.actors)))
 
     def reform(self) -> None:
         """Form the process group anew, as the next generation; groups that earlier runs made are gone.
@@ -159,8 +172,8 @@ class WorkerGroup:
             self._refuse_unless_idle()
             self._running = True
         try:
-            self.generation += 1
-            self._join(time.monotonic() + self.spec.start_timeout_s)
+            self._roster.generation += 1
+            self._roster.join(time.monotonic() + self.spec.start_timeout_s)
         except BaseException:
             self.shutdown()
             raise
@@ -173,85 +186,26 @@ class WorkerGroup:
             if self._ended:
                 return
             self._ended = True
-        import ray
+        self._roster.end()
 
-        members, self._actors = self._actors, []
-        lives, self._lives = self._lives, []
-        try:
-            if members and ray.is_initialized():
-                actors.end(members, lives, self.workers)
-        finally:
-            if self._reservation is not None:
-                self._reservation.remove()
-            if self._store is not None:
-                self._store.close()
+    def cause_of_death(self, rank: int) -> str | None:
+        """Why a rank was counted as lost, when it was its silence that said so."""
+        return self._roster.cause_of_death(rank)
 
-    def _start(self, make_room: Callable[[], None] | None) -> None:
-        """Connect, reserve, spawn, rank, join; each step for all workers at once."""
-        deadline = time.monotonic() + self.spec.start_timeout_s
-        session.connect()
-        self._reservation = reserve(self.spec, deadline, make_room)
-        spawned = self._actors = actors.spawn(self.spec, self._reservation)
-        lives = self._lives = [actor.live.options(concurrency_group="life").remote() for actor in spawned]
-        env = dict(self.spec.env)
-        calls = [actor.prepare.remote(env) for actor in spawned]
-        with defaulted(TORCH_CPP_LOG_LEVEL="ERROR"):  # hides a harmless line on missing reverse DNS
-            import torch.distributed  # noqa: F401  now, while the workers import it too
-        names = [f"worker {index}" for index in range(len(calls))]
-        places = actors.collect(calls, names=names, doing="start", deadline=deadline)
-        ranked = assign_ranks(places)
-        self.workers = tuple(info for _, info in ranked)
-        noise.mute_deaths(worker.pid for worker in self.workers)
-        self._actors = [spawned[index] for index, _ in ranked]
-        self._lives = [lives[index] for index, _ in ranked]
-        self._check_nodes()
-        host = network.address_towards(self._peer_of_driver())
-        self._store = StoreServer(host, self.spec.collective_timeout_s)
-        cwd = os.getcwd()
-        told = [self._assignment(worker, cwd) for worker in self.workers]
-        calls = [actor.assign.remote(each) for actor, each in zip(self._actors, told, strict=True)]
-        actors.collect(calls, names=self._names(), doing="take its rank", deadline=deadline)
-        self._join(deadline)
-
-    def _join(self, deadline: float) -> None:
-        calls = [actor.join.remote(self.generation) for actor in self._actors]
-        actors.collect(calls, names=self._names(), doing="join the process group", deadline=deadline)
-
-    def _names(self) -> list[str]:
-        return [f"rank {worker.rank} on node {worker.node_ip}" for worker in self.workers]
-
-    def _assignment(self, info: WorkerInfo, cwd: str) -> Assignment:
-        assert self._store is not None
-        others = [worker.node_ip for worker in self.workers if worker.node_ip != info.node_ip]
-        return Assignment(
-            info=info,
-            store=self._store.address,
-            threads=self.spec.worker_threads,
-            peer=others[0] if others else info.node_ip,
-            cwd=cwd,
-            backend=self.spec.backend,
-            collective_timeout_s=self.spec.collective_timeout_s,
+    def replace(self, lost: dict[int, str]) -> Recovered | None:
+        """Replace lost workers during a run, as far as its policy allows. Called by the run itself."""
+        policy = self._policy
+        self._failures += max(1, len(lost))
+        if policy is None or not policy.allows(self._failures):
+            return None
+        began = time.monotonic()
+        causes = self._roster.replace(lost, policy.wait_s)
+        return Recovered(
+            ranks=tuple(sorted(causes)),
+            causes=causes,
+            generation=self.generation,
+            replaced_s=time.monotonic() - began,
         )
-
-    def _peer_of_driver(self) -> str:
-        """An address that the store must be reached from: a worker on another node, if there is one."""
-        import ray
-
-        here = ray.util.get_node_ip_address()
-        return next((worker.node_ip for worker in self.workers if worker.node_ip != here), here)
-
-    def _check_nodes(self) -> None:
-        """A placement group from outside may not be spread as `num_nodes` says."""
-        if self.spec.num_nodes is None:
-            return
-        per_node = self.spec.num_workers // self.spec.num_nodes
-        if any(worker.local_world_size != per_node for worker in self.workers):
-            placed = {worker.node_ip: worker.local_world_size for worker in self.workers}
-            raise PlacementError(
-                f"num_nodes={self.spec.num_nodes} wants {per_node} workers on each node, "
-                f"the placement group has them as {placed}. "
-                "Make it with STRICT_SPREAD, or leave num_nodes out."
-            )
 
     def _refuse_unless_idle(self) -> None:
         if self._ended:

@@ -20,7 +20,9 @@ _LINGER_S = 0.005  # a burst of events is answered by one poll
 
 @dataclass(slots=True, kw_only=True)
 class Item:
-    """One thing said: kind is "event", "ask", "stdout" or "stderr"; data is a pickle, or the text."""
+    """One thing said: kind is "event", "ask", "broken", "joined", "stdout" or "stderr"; data is a pickle,
+    the text, or empty.
+    """
 
     number: int
     kind: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster.errors import StartError
 
@@ -81,6 +81,44 @@ def assign_ranks(places: Sequence[Place]) -> list[tuple[int, WorkerInfo]]:
             )
             ranked.append((index, info))
     return ranked
+
+
+def replace_worker(workers: Sequence[WorkerInfo], rank: int, place: Place) -> WorkerInfo:
+    """Return what the worker at `place` is, that takes the rank of one that was lost; all others stay.
+
+    On a node that has workers it gets the least local rank that is free; on a node that has none it keeps the
+    node rank of the lost one if that is free now, else it counts on.
+
+    Args:
+        workers: all workers as they were, the lost one included, in rank order.
+        rank: the lost one's.
+        place: where its replacement came up.
+    """
+    others = [worker for worker in workers if worker.rank != rank]
+    here = [worker for worker in others if worker.node_id == place.node_id]
+    taken = {worker.local_rank for worker in here}
+    node_ranks = {worker.node_rank for worker in others}
+    lost = workers[rank]
+    if here:
+        node_rank = here[0].node_rank
+    elif lost.node_rank not in node_ranks:
+        node_rank = lost.node_rank
+    else:
+        node_rank = max(node_ranks) + 1
+    shared = {gpu for worker in here for gpu in worker.visible_gpus} | set(place.gpu_ids)
+    visible = tuple(sorted(shared, key=lambda gpu: _gpu_key((gpu,)))) if place.gpu_ids else ()
+    return replace(
+        lost,
+        local_rank=next(local for local in range(len(workers)) if local not in taken),
+        local_world_size=len(here) + 1,
+        node_rank=node_rank,
+        num_nodes=len(node_ranks | {node_rank}),
+        node_id=place.node_id,
+        node_ip=place.node_ip,
+        pid=place.pid,
+        device=choose_device(place.gpu_ids, visible),
+        visible_gpus=visible,
+    )
 
 
 def choose_device(own: Sequence[str], visible: Sequence[str]) -> str:

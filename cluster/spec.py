@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 from cluster.errors import SpecError
@@ -44,6 +44,7 @@ class GroupSpec:
         env: sorted (name, value) pairs, set in each worker's `os.environ`.
         start_timeout_s: seconds for reserving, spawning and forming the process group.
         collective_timeout_s: seconds after which a collective that waits for a peer fails; torch's default.
+        spares: workers that stand by in places of their own, to take that of a lost one at once.
         placement_group: a Ray placement group that exists already. Its last `num_workers` bundles are used;
             it is never removed.
 
@@ -60,6 +61,7 @@ class GroupSpec:
     env: tuple[tuple[str, str], ...] = ()
     start_timeout_s: float = 60.0
     collective_timeout_s: float = 1800.0
+    spares: int = 0
     placement_group: Any = None
 
     def __post_init__(self) -> None:
@@ -74,6 +76,8 @@ class GroupSpec:
             )
         if self.threads is not None:
             _check_count("threads", self.threads)
+        if isinstance(self.spares, bool) or not isinstance(self.spares, int) or self.spares < 0:
+            raise SpecError(f"spares={self.spares!r}. Use a whole number of at least 0.")
         for name in ("start_timeout_s", "collective_timeout_s"):
             seconds = getattr(self, name)
             if (
@@ -129,6 +133,17 @@ class GroupSpec:
                     f"resources_per_worker[{name!r}]={amount!r} is below Ray's smallest amount, 0.0001. "
                     "Use a larger one."
                 )
+
+    def for_spares(self) -> GroupSpec:
+        """Return the spec of the spares' places: the same needs, on as many nodes as there are."""
+        return replace(
+            self,
+            num_workers=self.spares,
+            num_nodes=None,
+            placement_strategy="SPREAD",
+            spares=0,
+            placement_group=None,
+        )
 
     def resource(self, name: str) -> float:
         """The amount of one resource that each worker reserves; 0.0 when none is asked for."""

@@ -18,14 +18,16 @@ import threading
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from cluster import network, process_group
+from cluster import network
 from cluster.context import WorkerContext
 from cluster.errors import SerializationError
 from cluster.failure import Failure, describe
+from cluster.heartbeat import Beacon, HeartbeatAddress
 from cluster.mailbox import Batch, Mailbox
+from cluster.membership import Membership
 from cluster.output import Tail, captured
+from cluster.process_group import StoreAddress
 from cluster.ranks import Place, WorkerInfo
 from cluster.serialization import dump, load
 from cluster.surroundings import restored
@@ -44,6 +46,8 @@ class Assignment:
     Attributes:
         info: its ranks and device.
         store: where the driver's store listens.
+        heartbeat: where the driver listens for signs of life.
+        member: the number that this worker gives them under.
         threads: intra-op threads.
         peer: an address that the other workers are reached at.
         cwd: the driver's working directory, taken if it exists here.
@@ -51,7 +55,9 @@ class Assignment:
     """
 
     info: WorkerInfo
-    store: process_group.StoreAddress
+    store: StoreAddress
+    heartbeat: HeartbeatAddress
+    member: int
     threads: int
     peer: str
     cwd: str
@@ -71,8 +77,8 @@ class Worker:
 
     def __init__(self) -> None:
         self._assignment: Assignment | None = None
-        self._store: Any = None
-        self._generation = -1
+        self._membership: Membership | None = None
+        self._beacon: Beacon | None = None
         self._runs: dict[int, tuple[Mailbox, dict[str, object]]] = {}
         self._runs_lock = threading.Lock()
         self._thread_id: int | None = None
@@ -118,31 +124,37 @@ class Worker:
         if os.path.isdir(assignment.cwd):
             os.chdir(assignment.cwd)
         network.name_interface(network.address_towards(assignment.peer))
+        self._beacon = Beacon(assignment.heartbeat, assignment.member, _end_now)
+        self._membership = Membership(
+            assignment.store,
+            rank=info.rank,
+            world_size=info.world_size,
+            backend=assignment.backend,
+            timeout_s=assignment.collective_timeout_s,
+            device=info.device,
+        )
 
     def join(self, generation: int) -> None:
         """Form the process group of this generation with the other ranks."""
-        assignment = self._known()
-        if self._store is None:
-            self._store = process_group.connect_store(assignment.store, assignment.collective_timeout_s)
-        process_group.leave()
-        process_group.join(
-            self._store,
-            generation=generation,
-            rank=assignment.info.rank,
-            world_size=assignment.info.world_size,
-            backend=assignment.backend,
-            timeout_s=assignment.collective_timeout_s,
-            device=assignment.info.device,
-        )
-        self._generation = generation
+        self._member().join(generation)
 
-    def run(self, run: int, payload: bytes) -> Success | Failure:
-        """Run one callable; `payload` is the pickled (callable, arguments), `run` the number of this run."""
+    def want(self, generation: int) -> None:
+        """Free the callable from the present process group, and let it join this generation."""
+        self._member().want(generation)
+
+    def run(self, run: int, payload: bytes, recovers: bool) -> Success | Failure:
+        """Run one callable.
+
+        Args:
+            run: the number of this run.
+            payload: the pickled (callable, arguments).
+            recovers: the callable may rejoin after the loss of a peer.
+        """
         info, tail = self._known().info, Tail()
         mailbox, signals = self._open(run)
         with self._runs_lock:
             self._runs = {run: (mailbox, signals)}
-        context = WorkerContext(info, self._generation, signals, mailbox)
+        context = WorkerContext(info, signals, mailbox, self._member(), self._beacon, recovers=recovers)
         self._thread_id = threading.get_ident()
         forward = mailbox.write if info.rank == 0 else None
         try:
@@ -205,12 +217,21 @@ class Worker:
         assert self._assignment is not None, "assign comes before join and run"
         return self._assignment
 
+    def _member(self) -> Membership:
+        assert self._membership is not None, "assign comes before join and run"
+        return self._membership
+
     def _open(self, run: int) -> tuple[Mailbox, dict[str, object]]:
         """The run's mailbox and signals; made by whichever call of the run comes first."""
         with self._runs_lock:
             if run not in self._runs:
                 self._runs[run] = (Mailbox(), {})
             return self._runs[run]
+
+
+def _end_now() -> None:
+    """End this process: the driver is gone, or has replaced it and hung up."""
+    os._exit(1)
 
 
 def _ask_where(context: WorkerContext) -> str | None:

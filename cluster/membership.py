@@ -1,0 +1,118 @@
+"""A worker's membership of the process group, from one generation of it to the next.
+
+The callable's thread joins and leaves; the driver's calls, in other threads, say that a new generation is
+wanted, which frees the callable from a collective that waits for a lost peer. A process group is formed only
+once all of its members have come, so a member that is lost meanwhile is waited for by nobody: the driver
+wants yet another generation, and those who wait go on to that. Each generation has a number never used
+before. A generation that cannot be formed raises `StartError`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from cluster import process_group
+from cluster.errors import StartError
+from cluster.process_group import Links, StoreAddress
+
+_LOOK_S = 0.002
+
+
+class Membership:
+    """One worker's membership. `want` may be called from any thread, the rest from the callable's.
+
+    Args:
+        store: Where the driver's store listens.
+        rank: This worker's rank.
+        world_size: Members.
+        backend: "gloo" or "nccl".
+        timeout_s: Seconds after which a collective, or the forming of a group, fails.
+        device: This worker's device.
+
+    Attributes:
+        generation: The number of the process group that it is, or was last, a member of; -1 before the first.
+    """
+
+    def __init__(
+        self, store: StoreAddress, *, rank: int, world_size: int, backend: str, timeout_s: float, device: str
+    ) -> None:
+        self._store = process_group.connect_store(store, timeout_s)
+        self._rank = rank
+        self._world_size = world_size
+        self._backend = backend
+        self._timeout_s = timeout_s
+        self._device = device
+        self._changed = threading.Condition()
+        self._wanted = -1
+        self._links: Links | None = None
+        self.generation = -1
+
+    def want(self, generation: int) -> None:
+        """Say that the members are to form this generation; collectives of an older one fail at once."""
+        with self._changed:
+            self._wanted = max(self._wanted, generation)
+            links = self._links if self.generation < self._wanted else None
+            self._changed.notify_all()
+        if links is not None:
+            links.close()
+
+    def join(self, generation: int) -> None:
+        """Leave the present generation, if any, and form this one with the other members.
+
+        Raises:
+            StartError: A newer generation was wanted meanwhile, or members did not come in time.
+        """
+        with self._changed:
+            self._wanted = max(self._wanted, generation)
+        self.leave()
+        if not self._all_come(generation):
+            raise StartError(
+                f"Generation {generation} of the process group was given up: not all members came. "
+                "The next one replaces it."
+            )
+        links = process_group.join(
+            self._store,
+            generation=generation,
+            rank=self._rank,
+            world_size=self._world_size,
+            backend=self._backend,
+            timeout_s=self._timeout_s,
+            device=self._device,
+        )
+        with self._changed:
+            self._links, self.generation = links, generation
+            late = self._wanted > generation
+        if late:
+            links.close()
+
+    def rejoin(self) -> int:
+        """Leave a broken generation, form the next that the driver wants, and return its number."""
+        self.leave()
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._wanted > self.generation)
+                wanted = self._wanted
+            try:
+                self.join(wanted)
+                return wanted
+            except (StartError, RuntimeError):  # a member was lost while it was formed
+                with self._changed:
+                    self.generation = max(self.generation, wanted)
+
+    def leave(self) -> None:
+        """Leave the present generation, if any."""
+        with self._changed:
+            self._links = None
+        process_group.leave()
+
+    def _all_come(self, generation: int) -> bool:
+        """Wait for all members of a generation; False when a newer one is wanted first, or time is up."""
+        names = [f"come/{generation}/{rank}" for rank in range(self._world_size)]
+        self._store.set(names[self._rank], "")
+        deadline = time.monotonic() + self._timeout_s
+        while not self._store.check(names):
+            if self._wanted > generation or time.monotonic() > deadline:
+                return False
+            time.sleep(_LOOK_S)
+        return True

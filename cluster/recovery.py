@@ -1,0 +1,64 @@
+"""What is done when workers of a run are lost: decided here, in the driver, in one place.
+
+A lost worker is fenced first: its process is killed if it can be, and its line to the driver is cut, so it
+can do nothing any more in the run's name. Then the survivors are freed from collectives that wait for it, a
+replacement takes its rank, and all form the next generation of the process group. Survivors keep their
+processes. What the replacement must know it learns from them, which is the callable's business. A worker that
+is lost while this goes on is replaced in the same way. When the budget is used up, or no replacement comes in
+time, the loss is raised as it would have been without recovery.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cluster.errors import SpecError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveryPolicy:
+    """How much a run survives.
+
+    Attributes:
+        max_failures: Lost workers that are replaced; -1 for any number.
+        wait_s: Seconds to wait for a replacement: a spare, or room for a new worker.
+
+    Raises:
+        SpecError: A value that cannot be.
+    """
+
+    max_failures: int = -1
+    wait_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        """Check both values."""
+        if isinstance(self.max_failures, bool) or self.max_failures < -1:
+            raise SpecError(f"max_failures={self.max_failures!r}. Use a number of failures, or -1 for any.")
+        if not self.wait_s > 0:
+            raise SpecError(f"wait_s={self.wait_s!r}. Give seconds, more than 0.")
+
+    def allows(self, failures: int) -> bool:
+        """Whether a run goes on after so many lost workers."""
+        return self.max_failures == -1 or failures <= self.max_failures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovered:
+    """What was done about lost workers.
+
+    Attributes:
+        ranks: The ranks that have new processes.
+        causes: Why the old ones were lost, by rank.
+        generation: The generation that all have formed.
+        replaced_s: Seconds from the verdict until all members were told to form the generation.
+    """
+
+    ranks: tuple[int, ...]
+    causes: dict[int, str]
+    generation: int
+    replaced_s: float
+
+    def describe(self) -> str:
+        """Return the story in one line."""
+        lost = "; ".join(f"rank {rank}: {self.causes[rank]}" for rank in self.ranks)
+        return f"Lost {lost}. Replaced in {self.replaced_s:.2f} s, generation {self.generation}."

@@ -1,0 +1,334 @@
+"""The workers of a group: who they are, and how lost ones are replaced.
+
+Ranks stay what they are from the start to the end; the process that has a rank may change. Every worker gives
+signs of life to a server in this process, so that a lost one is known in milliseconds, a silent one in a few
+seconds; it is then killed, which is how the run that waits for it learns. Spares are workers in reserved
+places of their own, with everything imported; one that has taken a lost rank's place is made up for by a new
+worker in the lost one's, when there is room again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cluster import actors as staff
+from cluster import network, noise, session
+from cluster.environment import defaulted
+from cluster.errors import PlacementError, StartError
+from cluster.heartbeat import HeartbeatServer, ProcessState, process_state
+from cluster.placement import Reservation, reserve
+from cluster.process_group import StoreServer
+from cluster.ranks import Place, WorkerInfo, assign_ranks, replace_worker
+from cluster.spec import GroupSpec
+from cluster.worker import Assignment
+
+_REACH_S = 1.5  # a SYN that is lost is sent again after 1 s
+_LOOK_S = 5.0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Recruit:
+    """A worker that is coming up, or stands by."""
+
+    actor: Any
+    life: Any
+    ready: Any  # of its place
+
+
+class Roster:
+    """The workers of one group.
+
+    Attributes:
+        workers: who they are, in rank order.
+        actors: their actors, in rank order.
+        generation: of the process group; each number is used once.
+    """
+
+    def __init__(self, spec: GroupSpec) -> None:
+        self.spec = spec
+        self.workers: tuple[WorkerInfo, ...] = ()
+        self.actors: list[Any] = []
+        self.generation = 0
+        self._lives: list[Any] = []
+        self._numbers: list[int] = []  # of each rank's process, as the heartbeat server knows it
+        self._recruits: list[_Recruit] = []
+        self._all: list[tuple[Any, Any]] = []  # every actor ever started, with its life
+        self._bundles: list[int] = []
+        self._reservation: Reservation | None = None
+        self._spare_reservation: Reservation | None = None
+        self._store: StoreServer | None = None
+        self._heartbeat: HeartbeatServer | None = None
+        self._verdicts: dict[int, str] = {}
+        self._nodes: dict[str, tuple[str, int]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def alive(self) -> bool:
+        """Whether no worker's process has ended; asks no worker."""
+        import ray
+
+        return not ray.wait(self._lives, num_returns=1, timeout=0)[0]
+
+    def start(self, make_room: Callable[[], None] | None) -> None:
+        """Connect, reserve, spawn, rank, join; each step for all workers at once."""
+        spec, deadline = self.spec, time.monotonic() + self.spec.start_timeout_s
+        session.connect()
+        reservation = self._reservation = reserve(spec, deadline, make_room)
+        bundles = reservation.bundle_of_worker
+        recruits = [self._recruit(reservation, bundle) for bundle in bundles]
+        with defaulted(TORCH_CPP_LOG_LEVEL="ERROR"):  # hides a harmless line on missing reverse DNS
+            import torch.distributed  # noqa: F401  now, while the workers import it too
+        places = staff.collect(
+            [recruit.ready for recruit in recruits],
+            names=[f"worker {index}" for index in range(len(recruits))],
+            doing="start",
+            deadline=deadline,
+        )
+        ranked = assign_ranks(places)
+        self.workers = tuple(info for _, info in ranked)
+        self.actors = [recruits[index].actor for index, _ in ranked]
+        self._lives = [recruits[index].life for index, _ in ranked]
+        self._bundles = [bundles[index] for index, _ in ranked]
+        noise.mute_deaths(worker.pid for worker in self.workers)
+        self._check_nodes()
+        host = network.address_towards(self._peer_of_driver())
+        self._store = StoreServer(host, spec.collective_timeout_s)
+        self._heartbeat = HeartbeatServer(host, self._inquire, self._bury)
+        self._assign(range(len(self.workers)), deadline)
+        self.join(deadline)
+        self._call_spares(deadline)
+
+    def join(self, deadline: float) -> None:
+        """Form the process group of the present generation."""
+        calls = [actor.join.remote(self.generation) for actor in self.actors]
+        staff.collect(calls, names=self._names(), doing="join the process group", deadline=deadline)
+
+    def cause_of_death(self, rank: int) -> str | None:
+        """Why a rank was counted as lost, when that was decided here."""
+        with self._lock:
+            return self._verdicts.get(self._numbers[rank]) if rank < len(self._numbers) else None
+
+    def replace(self, lost: dict[int, str], wait_s: float) -> dict[int, str]:
+        """Replace the workers of lost ranks, and of those that are lost meanwhile, and free the survivors.
+
+        Args:
+            lost: why, by rank; may be empty, then the survivors form a new generation as they are.
+            wait_s: seconds to wait for replacements.
+
+        Returns:
+            Why, by rank, for all that were replaced.
+
+        Raises:
+            StartError: no replacement came in time.
+        """
+        deadline = time.monotonic() + wait_s
+        replaced: dict[int, str] = {}
+        todo = dict(lost)
+        self.generation += 1
+        while todo:
+            for rank in todo:
+                self._fence(rank)
+            replaced |= todo
+            self._free([rank for rank in range(len(self.actors)) if rank not in replaced])
+            for rank in todo:
+                self._fill(rank, deadline)
+            todo = {rank: self.cause_of_death(rank) or "its process ended" for rank in self._ended()}
+            if todo:
+                self.generation += 1
+        self._free(list(range(len(self.actors))))
+        return replaced
+
+    def end(self) -> None:
+        """End all workers with their children and give their places back."""
+        import ray
+
+        members, self.actors = self.actors, []
+        everybody, self._all = self._all, []
+        try:
+            if everybody and ray.is_initialized():
+                staff.end(
+                    members, [actor for actor, _ in everybody], [life for _, life in everybody], self.workers
+                )
+        finally:
+            for reservation in (self._reservation, self._spare_reservation):
+                if reservation is not None:
+                    reservation.remove()
+            if self._store is not None:
+                self._store.close()
+            if self._heartbeat is not None:
+                self._heartbeat.close()
+
+    # ---------------------------------------------------------------- bringing workers up
+
+    def _recruit(self, reservation: Reservation, bundle: int) -> _Recruit:
+        actor = staff.spawn(self.spec, reservation, bundle)
+        life = actor.live.options(concurrency_group="life").remote()
+        self._all.append((actor, life))
+        return _Recruit(actor=actor, life=life, ready=actor.prepare.remote(dict(self.spec.env)))
+
+    def _call_spares(self, deadline: float) -> None:
+        """Start the spares, in places of their own; returns when there is room, before they are up."""
+        if not self.spec.spares:
+            return
+        reservation = self._spare_reservation = reserve(self.spec.for_spares(), deadline)
+        self._recruits += [self._recruit(reservation, bundle) for bundle in reservation.bundle_of_worker]
+
+    def _assign(self, ranks: Any, deadline: float) -> None:
+        """Tell workers who they are, and watch over them from now on."""
+        assert self._store is not None and self._heartbeat is not None
+        cwd = os.getcwd()
+        calls, names = [], self._names()
+        for rank in ranks:
+            info = self.workers[rank]
+            with self._lock:
+                number = max(self._numbers, default=-1) + 1
+                self._numbers[rank:] = [number, *self._numbers[rank + 1 :]]
+            self._heartbeat.expect(number, info.node_id, info.pid)
+            others = [worker.node_ip for worker in self.workers if worker.node_ip != info.node_ip]
+            assignment = Assignment(
+                info=info,
+                store=self._store.address,
+                heartbeat=self._heartbeat.address,
+                member=number,
+                threads=self.spec.worker_threads,
+                peer=others[0] if others else info.node_ip,
+                cwd=cwd,
+                backend=self.spec.backend,
+                collective_timeout_s=self.spec.collective_timeout_s,
+            )
+            calls.append(self.actors[rank].assign.remote(assignment))
+        chosen = [names[rank] for rank in ranks]
+        staff.collect(calls, names=chosen, doing="take its rank", deadline=deadline)
+        self._remember_nodes()
+
+    def _names(self) -> list[str]:
+        return [f"rank {worker.rank} on node {worker.node_ip}" for worker in self.workers]
+
+    def _peer_of_driver(self) -> str:
+        """An address that the store must be reached from: a worker on another node, if there is one."""
+        import ray
+
+        here = ray.util.get_node_ip_address()
+        return next((worker.node_ip for worker in self.workers if worker.node_ip != here), here)
+
+    def _check_nodes(self) -> None:
+        """A placement group from outside may not be spread as `num_nodes` says."""
+        if self.spec.num_nodes is None:
+            return
+        per_node = self.spec.num_workers // self.spec.num_nodes
+        if any(worker.local_world_size != per_node for worker in self.workers):
+            placed = {worker.node_ip: worker.local_world_size for worker in self.workers}
+            raise PlacementError(
+                f"num_nodes={self.spec.num_nodes} wants {per_node} workers on each node, "
+                f"the placement group has them as {placed}. "
+                "Make it with STRICT_SPREAD, or leave num_nodes out."
+            )
+
+    # ---------------------------------------------------------------- losing and replacing them
+
+    def _ended(self) -> list[int]:
+        """Return the ranks whose processes have ended."""
+        import ray
+
+        ended = set(ray.wait(self._lives, num_returns=len(self._lives), timeout=0)[0])
+        return [rank for rank, life in enumerate(self._lives) if life in ended]
+
+    def _bury(self, number: int, why: str) -> None:
+        """Take a worker for dead: kill it, so that whoever waits for it is told. Called by the server."""
+        import ray
+
+        with self._lock:
+            self._verdicts[number] = why
+            rank = self._numbers.index(number) if number in self._numbers else None
+        if rank is not None and rank < len(self.actors) and ray.is_initialized():
+            with contextlib.suppress(Exception):
+                ray.kill(self.actors[rank], no_restart=True)
+
+    def _fence(self, rank: int) -> None:
+        """Make sure that a lost worker does nothing more in the group's name."""
+        import ray
+
+        assert self._heartbeat is not None
+        self._heartbeat.forget(self._numbers[rank])
+        ray.kill(self.actors[rank], no_restart=True)
+        self._recruits.append(self._recruit(self._reserved(), self._bundles[rank]))
+
+    def _reserved(self) -> Reservation:
+        assert self._reservation is not None
+        return self._reservation
+
+    def _free(self, ranks: list[int]) -> None:
+        """Free these ranks from the generation that they are in, for the present one. Does not wait."""
+        for rank in ranks:
+            self.actors[rank].want.options(concurrency_group="control").remote(self.generation)
+
+    def _fill(self, rank: int, deadline: float) -> None:
+        """Give a rank to the first recruit that is up."""
+        import ray
+
+        while True:
+            calls = {recruit.ready: recruit for recruit in self._recruits}
+            left_s = max(0.0, deadline - time.monotonic())
+            done, _ = ray.wait(list(calls), num_returns=1, timeout=left_s)
+            if not done:
+                raise StartError(
+                    f"No replacement for rank {rank} came within the time given: there is neither a spare "
+                    "nor room for a new worker. Add a node, ask for spares, or wait longer."
+                )
+            recruit = calls[done[0]]
+            self._recruits.remove(recruit)
+            try:
+                place: Place = ray.get(done[0])
+            except ray.exceptions.RayError:  # it was lost before it was needed
+                continue
+            info = replace_worker(self.workers, rank, place)
+            self.workers = (*self.workers[:rank], info, *self.workers[rank + 1 :])
+            self.actors[rank], self._lives[rank] = recruit.actor, recruit.life
+            noise.mute_deaths([info.pid])
+            try:
+                self._assign([rank], deadline)
+            except StartError:
+                continue
+            return
+
+    # ---------------------------------------------------------------- finding out about silent ones
+
+    def _remember_nodes(self) -> None:
+        import ray
+
+        self._nodes = {
+            node["NodeID"]: (node["NodeManagerAddress"], node["NodeManagerPort"]) for node in ray.nodes()
+        }
+
+    def _inquire(self, node: str, pid: int) -> ProcessState:
+        """Find out about a process of a node where no other worker can look."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        if node not in self._nodes or not _reaches(*self._nodes[node]):
+            return ProcessState.UNREACHABLE
+        look: Any = ray.remote(num_cpus=0, max_retries=0)(process_state)
+        there = NodeAffinitySchedulingStrategy(node, soft=False)
+        try:
+            answer: ProcessState = ray.get(
+                look.options(scheduling_strategy=there).remote(pid), timeout=_LOOK_S
+            )
+        except Exception:  # the node is lost to Ray, or too slow; being asked again costs nothing
+            return ProcessState.UNKNOWN
+        return answer
+
+
+def _reaches(host: str, port: int) -> bool:
+    """Whether a node's kernel takes a connection."""
+    try:
+        socket.create_connection((host, port), timeout=_REACH_S).close()
+    except OSError:
+        return False
+    return True
