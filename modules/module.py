@@ -17,16 +17,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from modules.hyperparameters import HyperparametersMixin
+from modules.optimization import OptimizationMixin
 from modules.saving import load_from_checkpoint
 
-_ATTACHED = ("_trainer", "_log_sink")
+_ATTACHED = ("_trainer", "_log_sink", "_optimization")
 
 
-class LightningModule(HyperparametersMixin, nn.Module):
+class LightningModule(OptimizationMixin, HyperparametersMixin, nn.Module):
     """Subclass it, give it layers, and override ``training_step`` and ``configure_optimizers``.
 
     Attributes:
-        automatic_optimization: The trainer runs backward, clipping and the optimizer.
+        automatic_optimization: The trainer runs backward, clipping and the optimizer; False leaves them to
+            ``training_step``, see `modules.optimization`.
         strict_loading: Names of weights must agree when a checkpoint is loaded.
         example_input_array: An input of ``forward``, for graphs and summaries.
     """
@@ -39,11 +41,16 @@ class LightningModule(HyperparametersMixin, nn.Module):
         super().__init__(*args, **kwargs)
         self._trainer: Any = None
         self._log_sink: Callable[..., None] | None = None
+        self._optimization: Any = None
 
     # ---------------------------------------------------------------- what to override: steps
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Return the loss of a batch: a scalar tensor, or a dictionary with ``loss``; None skips the batch.
+
+        A dictionary with ``loss_sum`` and ``loss_count`` instead makes the gradient of a step that of the sum
+        of all sums, over micro-batches and ranks, divided by the sum of all counts (of tokens, say). With
+        ``automatic_optimization`` False anything may be returned.
 
         Called as ``training_step(batch, batch_idx)``; ``batch_idx`` may be left out of the signature.
         """
@@ -410,16 +417,6 @@ class LightningModule(HyperparametersMixin, nn.Module):
         found = next((item.dtype for item in self.parameters() if item.is_floating_point()), None)
         return torch.get_default_dtype() if found is None else found
 
-    def optimizers(self) -> Any:
-        """Return the optimizer, or the list of them when there are several."""
-        found = list(self.trainer.optimizers)
-        return found[0] if len(found) == 1 else found
-
-    def lr_schedulers(self) -> Any:
-        """Return the scheduler, the list of them when there are several, or None."""
-        found = [config.scheduler for config in self.trainer.lr_scheduler_configs]
-        return None if not found else found[0] if len(found) == 1 else found
-
     def clip_gradients(
         self,
         optimizer: Optimizer,
@@ -427,7 +424,9 @@ class LightningModule(HyperparametersMixin, nn.Module):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip the gradients of the optimizer's parameters: ``"norm"`` of all together (default) or each
-        ``"value"``. Without a value nothing is clipped.
+        ``"value"``. What is not given is as in the Trainer; without a value nothing is clipped.
+
+        In manual optimization, call it between `manual_backward` and the optimizer's step.
 
         Raises:
             ValueError: There is no such algorithm.
@@ -437,8 +436,14 @@ class LightningModule(HyperparametersMixin, nn.Module):
                 f"clip_gradients(gradient_clip_algorithm={gradient_clip_algorithm!r}): there is no such "
                 'algorithm. Use "norm" or "value".'
             )
+        if gradient_clip_val is None and self._trainer is not None:
+            gradient_clip_val = self._trainer.gradient_clip_val
+        if gradient_clip_algorithm is None and self._trainer is not None:
+            gradient_clip_algorithm = self._trainer.gradient_clip_algorithm
         if not gradient_clip_val:
             return
+        if self._optimization is not None:
+            self._optimization.prepare_clipping(optimizer)
         parameters = [item for group in optimizer.param_groups for item in group["params"]]
         if gradient_clip_algorithm == "value":
             nn.utils.clip_grad_value_(parameters, gradient_clip_val)

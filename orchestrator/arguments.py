@@ -26,6 +26,7 @@ from orchestrator.loggers.dummy import DummyLogger
 from orchestrator.loggers.logger import Logger
 from orchestrator.loggers.tensorboard import TensorBoardLogger
 from orchestrator.settings import Settings
+from orchestrator.step import training_step_arguments
 
 _FIRST_KIND = {"fit": "train", "validate": "val", "test": "test", "predict": "predict"}
 _NEEDED_METHODS = {
@@ -286,11 +287,8 @@ def _check_steps(job: Job) -> None:
             raise MisconfigurationError(
                 f"{job.fn}() needs {name}.{method}(), which is not defined. Define it."
             )
-    if job.fn == "fit" and not module.automatic_optimization:
-        raise MisconfigurationError(
-            f"{name}.automatic_optimization is False: manual optimization is not supported yet. "
-            "Return the loss from training_step instead."
-        )
+    if job.fn == "fit":
+        training_step_arguments(module)
     if (
         job.fn == "fit"
         and job.loaders.get("val") is not None

@@ -19,6 +19,7 @@ from modules import rng
 from modules.datamodule import LightningDataModule
 from modules.loader import RankLoader
 from modules.module import LightningModule
+from modules.optimization import Optimization
 from orchestrator import device
 from orchestrator.board import Board
 from orchestrator.checkpoint import contents
@@ -28,13 +29,21 @@ from orchestrator.feed import Feed, batch_limit, empty_loader
 from orchestrator.fit import run_fit
 from orchestrator.hooks import HookTable, overrides
 from orchestrator.job import Job
+from orchestrator.lightning_optimizer import LightningOptimizer
 from orchestrator.log_slots import LogSlots, combine
 from orchestrator.loggers.dummy import DummyLogger
-from orchestrator.optimizers import SchedulerConfig, parse
+from orchestrator.manual import ManualOptimization, refuse_settings
+from orchestrator.optimizers import (
+    SchedulerConfig,
+    needs_closure,
+    parse,
+    refuse_optimizers,
+    refuse_schedulers,
+)
 from orchestrator.place import Place
 from orchestrator.precision import Precision
 from orchestrator.progress import ProgressRecord
-from orchestrator.step import needs_closure
+from orchestrator.step import AutomaticOptimization
 from orchestrator.strategies.ddp import DDPStrategy
 from orchestrator.strategies.single import SingleStrategy
 from orchestrator.strategies.strategy import Strategy
@@ -58,6 +67,8 @@ class Engine:
             validation, which is then run again.
         eval_batches: Batches that were evaluated in this call, by stage and loader.
         order_seed: The seed of the order of training samples.
+        manual: Runs the module's own optimization; None where optimization is automatic.
+        accumulate: Batches that make one step in the running epoch.
         untold: A checkpoint was written since the driver last heard where this run stands.
     """
 
@@ -85,6 +96,9 @@ class Engine:
         self.train_slots = LogSlots()
         self.slots = self.train_slots
         self.optimizers: list[Optimizer] = []
+        self.lightning_optimizers: list[LightningOptimizer] = []
+        self.manual: ManualOptimization | None = None
+        self.accumulate = trainer.accumulate_grad_batches
         self.schedulers: list[SchedulerConfig] = []
         self.feed: Feed | None = None
         self.train_loader: RankLoader
@@ -144,7 +158,9 @@ class Engine:
         self.attach_slots()
 
     def _detach(self) -> None:
-        self.module.__dict__["_log_sink"] = None
+        self.module.__dict__["_log_sink"] = self.module.__dict__["_optimization"] = None
+        for optimizer in self.lightning_optimizers:
+            optimizer.conductor = None
         self.state.stage = ""
         self.train_slots.table = self.train_slots.batch = None
         self.strategy.teardown()
@@ -264,33 +280,70 @@ class Engine:
 
     def _configure_optimizers(self) -> None:
         self.slots.enter("configure_optimizers")
-        self.optimizers, self.schedulers = parse(self.module.configure_optimizers())
-        if len(self.optimizers) > 1:
-            raise MisconfigurationError(
-                f"configure_optimizers returned {len(self.optimizers)} optimizers. Automatic optimization "
-                "steps one: "
-                "put all parameters into its groups."
-            )
+        self.optimizers, self.schedulers = parse(
+            self.module.configure_optimizers(), automatic=self.module.automatic_optimization
+        )
+        refuse_settings(self.module, self.settings)
+        refuse_optimizers(
+            self.optimizers,
+            automatic=self.module.automatic_optimization,
+            ranks=self.place.world_size,
+            scales=self.precision.scaler is not None,
+            clips=bool(self.settings.gradient_clip_val),
+        )
+        if self.module.automatic_optimization:
+            own_step = overrides(self.module, "lr_scheduler_step", LightningModule)
+            refuse_schedulers(self.schedulers, own_step=own_step)
+        self.refuse_accumulation(self.accumulate, "Trainer(accumulate_grad_batches=")
         if not self.optimizers and self.is_global_zero:
             warnings.warn(
                 f"{type(self.module).__qualname__}.configure_optimizers returned no optimizer: training_step "
                 "runs, but nothing is optimised. Return an optimizer, unless this is meant.",
                 stacklevel=2,
             )
-        if self.place.world_size > 1 and any(needs_closure(optimizer) for optimizer in self.optimizers):
-            raise MisconfigurationError(
-                f"{type(self.optimizers[0]).__name__} decides by each rank's own loss how often it runs the "
-                "forward pass, so ranks would part. Use one process, or another optimizer."
+        for optimizer in self.optimizers:
+            device.move_optimizer_state(optimizer, self.place.device)
+        self.strategy.optimizers = self.optimizers
+        self._attach_optimizers()
+
+    def _attach_optimizers(self) -> None:
+        """Give the module its optimizers, and what it optimises by hand with."""
+        self.lightning_optimizers = [LightningOptimizer(item, self.module) for item in self.optimizers]
+        if self.module.automatic_optimization:
+            attached: Optimization = AutomaticOptimization(self.lightning_optimizers)
+        else:
+            attached = self.manual = ManualOptimization(
+                module=self.module,
+                strategy=self.strategy,
+                precision=self.precision,
+                hooks=self.hooks,
+                slots=self.train_slots,
+                state=self.state,
+                optimizers=self.lightning_optimizers,
             )
-        batches = self.settings.accumulate_grad_batches
-        if batches > 1 and any(needs_closure(optimizer) for optimizer in self.optimizers):
+        self.module.__dict__["_optimization"] = attached
+
+    def refuse_accumulation(self, batches: int, argument: str) -> None:
+        """Refuse to make a step of several batches where steps are not made of batches.
+
+        Args:
+            batches: How many.
+            argument: How the user asked for it, up to the number.
+        """
+        if batches == 1:
+            return
+        closing = ")" if "(" in argument else ""
+        if not self.module.automatic_optimization:
             raise MisconfigurationError(
-                f"Trainer(accumulate_grad_batches={batches}) and {type(self.optimizers[0]).__name__}: this "
+                f"{argument}{batches}{closing} and {type(self.module).__qualname__}.automatic_optimization="
+                "False: training_step decides when to step. Step in every n-th training_step instead."
+            )
+        if any(needs_closure(optimizer) for optimizer in self.optimizers):
+            raise MisconfigurationError(
+                f"{argument}{batches}{closing} and {type(self.optimizers[0]).__name__}: this "
                 "optimizer runs the forward pass several times a step, on one batch. Use "
                 "accumulate_grad_batches=1 and larger batches."
             )
-        for optimizer in self.optimizers:
-            device.move_optimizer_state(optimizer, self.place.device)
 
     def _log_hyperparameters(self) -> None:
         values: dict[str, Any] = {}
@@ -356,9 +409,9 @@ class Engine:
         """Build the training loader, and check that a resumed run goes on with the data it had."""
         self.train_loader = self._rank_loader(self._source("train"), "train")
         if self.resumed is not None:
-            contents.check_data(
-                self.resumed, self.train_loader, self.state, self.settings.accumulate_grad_batches
-            )
+            if self.state.accumulate and self.state.epoch_batches:
+                self.accumulate = self.resumed.accumulate
+            contents.check_data(self.resumed, self.train_loader, self.state, self.accumulate)
 
     def has_validation(self) -> bool:
         """Whether fit validates: there is a validation step, data for it, and no limit of 0."""
@@ -486,7 +539,7 @@ class Engine:
             logger.save()
 
     def _last_step(self) -> int:
-        return max(0, self.state.global_step - 1) if self.job.fn == "fit" else self.state.global_step
+        return max(0, self.state.windows - 1) if self.job.fn == "fit" else self.state.global_step
 
     def _send(self, metrics: dict[str, float], step: int) -> None:
         if metrics and self.is_global_zero:
@@ -526,7 +579,7 @@ class Engine:
         plan = self.train_loader.plan
         if plan is None or not plan.num_batches:
             return
-        ranks, batches = self.place.world_size, self.settings.accumulate_grad_batches
+        ranks, batches = self.place.world_size, self.accumulate
         size = plan.sizes(0)[0]
         self.say(f"Global batch: {size * ranks * batches} = {size} x {ranks} ranks x {batches} accumulated.")
 

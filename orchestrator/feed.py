@@ -53,7 +53,10 @@ class Feed:
         by_hand: Some rank has no batch now, so gradients cannot be reduced inside backward.
         scale: This rank's samples relative to the mean over ranks; 1.0 where ranks have equally many.
         num_batches: Batches of an epoch; None when not known.
+        lends: A rank that has no batch gets another's as `batch`, still without having one.
     """
+
+    lends = False
 
     def __init__(self, loader: RankLoader, strategy: Strategy, num_batches: int | None) -> None:
         self.loader = loader
@@ -154,6 +157,14 @@ class Feed:
         self.by_hand = 0 in sizes
         self.scale = 1.0 if mine * len(sizes) == total else mine * len(sizes) / total
         self.has_batch = mine > 0
+        self._sizes = sizes
+
+    def _lend(self) -> None:
+        """Hand the batch of the first rank that has one to those that have none. Communicates."""
+        source = next(rank for rank, size in enumerate(self._sizes) if size)
+        lent = self.strategy.broadcast(self.batch if self.strategy.rank == source else None, source)
+        if not self.has_batch:
+            self.batch = lent
 
 
 class PlannedFeed(Feed):
@@ -204,6 +215,8 @@ class PlannedFeed(Feed):
                 self._counted[1] += batch_size_of(self.batch)
         else:
             self.batch = None
+        if self.by_hand and self.lends:
+            self._lend()
         return True
 
     def window_size(self, batch_idx: int, accumulate: int) -> int:
@@ -251,6 +264,8 @@ class OpenFeed(Feed):
         self._counted[0] += sum(size > 0 for size in sizes)
         self._counted[1] += sum(sizes)
         self._index += 1
+        if self.by_hand and self.lends:
+            self._lend()
         return True
 
     def _notice(self, sizes: list[int]) -> None:

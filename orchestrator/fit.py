@@ -20,9 +20,10 @@ from orchestrator.errors import MisconfigurationError
 from orchestrator.feed import make_feed
 from orchestrator.optimizers import SchedulerConfig
 from orchestrator.settings import DEFAULT_MAX_EPOCHS
-from orchestrator.step import StepParts, Window, build_empty_step, build_step
+from orchestrator.step import EmptyStep, Step, StepParts, Window, build_empty_step, build_step
 
 if TYPE_CHECKING:
+    from orchestrator.checkpoint.contents import Resumed
     from orchestrator.engine import Engine
 
 
@@ -87,6 +88,8 @@ class _Loop:
             engine.settings.limit_train_batches,
             engine.settings.join_uneven,
         )
+        self.manual = engine.manual
+        self.schedulers = engine.schedulers if self.manual is None else []
         self.window = Window()
         parts = StepParts(
             module=engine.module,
@@ -96,17 +99,23 @@ class _Loop:
             slots=engine.train_slots,
             state=engine.state,
             optimizer=engine.optimizers[0] if engine.optimizers else None,
+            wrapped=engine.lightning_optimizers[0] if engine.optimizers else None,
             window=self.window,
             clip_val=self.settings.gradient_clip_val,
             clip_algorithm=self.settings.gradient_clip_algorithm,
         )
-        self.step = build_step(parts)
-        self.empty_step = build_empty_step(parts)
+        self.step: Step
+        self.empty_step: EmptyStep
+        if self.manual is None:
+            self.step, self.empty_step = build_step(parts), build_empty_step(parts)
+        else:
+            self.step, self.empty_step = self.manual.build_steps(self.window)
+            self.feed.lends = True
         self.step_schedulers = [
-            c for c in engine.schedulers if c.interval == "step" and not c.reduce_on_plateau
+            c for c in self.schedulers if c.interval == "step" and not c.reduce_on_plateau
         ]
         self.plateau_step_schedulers = [
-            c for c in engine.schedulers if c.interval == "step" and c.reduce_on_plateau
+            c for c in self.schedulers if c.interval == "step" and c.reduce_on_plateau
         ]
         self.max_epochs = self.settings.max_epochs
         if self.max_epochs is None and self.settings.max_steps == -1:
@@ -146,14 +155,13 @@ class _Loop:
         """Train on the batches that are left of the epoch, and end it."""
         engine, state, feed = self.engine, self.state, self.feed
         resumed = engine.take_resumed()
+        if resumed is not None:
+            self.restore_gradients(resumed)
         if resumed is not None and state.epoch_batches:
             engine.train_slots.restore(resumed.metrics)
             feed.start(state.epoch, state.epoch_batches, resumed.reading, resumed.totals)
             self.val_every = _validation_interval(engine, feed.num_batches)
-            for name, parameter in engine.module.named_parameters():
-                if name in resumed.gradients:
-                    parameter.grad = resumed.gradients[name].to(parameter.device)
-            self.window.last = not resumed.gradients
+            self.window.last = self.manual is not None or not resumed.gradients
             feed.is_over = feed.is_over or state.exhausted
             if not state.validated and self.is_validation_due():
                 self.validate()
@@ -163,9 +171,18 @@ class _Loop:
             state.epoch_batches = 0
             state.validated = state.epoch_ended = state.exhausted = False
             engine.call("on_train_epoch_start")
+            engine.accumulate = engine.trainer.accumulate_grad_batches
             feed.start(state.epoch)
             self.val_every = _validation_interval(engine, feed.num_batches)
         self.end_epoch(self.run_batches())
+
+    def restore_gradients(self, resumed: Resumed) -> None:
+        """Give the parameters the gradients that they had where a checkpoint was written."""
+        for name, parameter in self.engine.module.named_parameters():
+            if name in resumed.gradients:
+                parameter.grad = resumed.gradients[name].to(parameter.device)
+        if self.manual is not None:
+            self.manual.load_state_dict(resumed.manual)
 
     def run_batches(self) -> bool:
         """Run the hot loop; return whether the epoch is complete, rather than left because training ends."""
@@ -184,7 +201,7 @@ class _Loop:
             "on_train_batch_end", lambda item: isinstance(item, ModelCheckpoint)
         )
         transfer = engine.transfer
-        accumulate = self.settings.accumulate_grad_batches
+        accumulate = engine.accumulate
         log_every = self.settings.log_every_n_steps
         alone = engine.strategy.world_size == 1
         step_schedulers = self.step_schedulers
@@ -199,7 +216,7 @@ class _Loop:
         if place:
             window.size, window.rescale = feed.window_size(state.epoch_batches - place, accumulate), 1.0
 
-        while max_steps != state.global_step and feed.advance():
+        while not -1 < max_steps <= state.global_step and feed.advance():
             batch_idx = state.epoch_batches
             window.first = place == 0
             if window.first:
@@ -228,11 +245,12 @@ class _Loop:
                         return True
                 outputs = step(batch, batch_idx)
             else:
-                self.empty_step(batch_idx)
+                self.empty_step(batch, batch_idx)
             state.epoch_batches = batch_idx + 1
             state.validated = False
             if window.last:
                 place = 0
+                state.windows += 1
                 if step_schedulers:
                     self.step_by_steps(step_schedulers)
             if feed.is_last:
@@ -247,7 +265,7 @@ class _Loop:
             elif not feed.has_batch:  # saving needs all ranks, also those without a batch
                 for hook in savers:
                     hook(None, None, batch_idx)
-            if window.last and state.global_step % log_every == 0:
+            if window.last and state.windows % log_every == 0:
                 engine.log_steps()
             if shows_progress and clock() >= due:
                 due = clock() + interval_s
@@ -270,10 +288,11 @@ class _Loop:
             window.first, window.last, window.scale = False, True, 1.0
             window.rescale = window.size / place
             window.by_hand = self.engine.strategy.world_size > 1  # its backward did not reduce
-            self.empty_step(state.epoch_batches)
+            self.empty_step(None, state.epoch_batches)
+            state.windows += 1
             if self.step_schedulers:
                 self.step_by_steps(self.step_schedulers)
-            if state.global_step % self.settings.log_every_n_steps == 0:
+            if state.windows % self.settings.log_every_n_steps == 0:
                 self.engine.log_steps()
         self.exhaust()
         if self.val_every < 0 and not state.validated and state.epoch_batches:
@@ -329,7 +348,7 @@ class _Loop:
         if others or own:
             reduced = self.reduce_epoch()
         if complete:
-            for config in engine.schedulers:
+            for config in self.schedulers:
                 due = (state.epoch + 1) % config.frequency == 0
                 if config.interval == "epoch" and config.reduce_on_plateau and due:
                     self.step_plateau(config)
@@ -366,7 +385,7 @@ class _Loop:
 
     def step_by_epochs(self) -> None:
         """Step the schedulers that count epochs; before validation, like Lightning."""
-        for config in self.engine.schedulers:
+        for config in self.schedulers:
             due = (self.state.epoch + 1) % config.frequency == 0
             if config.interval == "epoch" and not config.reduce_on_plateau and due:
                 self.engine.step_scheduler(config, None)
@@ -399,11 +418,13 @@ def _validation_interval(engine: Engine, num_batches: int | None) -> int:
 
 
 def _visible(outputs: Any) -> Any:
-    """Return what hooks see of a step's outputs: a dictionary with the detached loss."""
+    """Return what hooks see of a step's outputs: a dictionary with the detached loss, empty without one; what
+    is neither (manual optimization allows anything) as it is.
+    """
     if isinstance(outputs, torch.Tensor):
         return {"loss": outputs.detach()}
     if isinstance(outputs, dict):
         return {
             name: item.detach() if isinstance(item, torch.Tensor) else item for name, item in outputs.items()
         }
-    return {}
+    return {} if outputs is None else outputs

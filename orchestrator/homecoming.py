@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from orchestrator.job import Job
     from orchestrator.trainer import Trainer
 
-_INTERNAL = frozenset(nn.Module().__dict__) - {"training"} | {"_trainer", "_log_sink"}
+_INTERNAL = frozenset(nn.Module().__dict__) - {"training"} | {"_trainer", "_log_sink", "_optimization"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,14 +3,15 @@
 Built once for a module, optimizer, precision and strategy; in the loop it is a plain function call. Nothing
 is visible outside until the optimizer has stepped. Two forms: the straight line, and the closure form for
 optimizers that call the forward pass themselves (LBFGS) and modules that override ``optimizer_step``; both
-run the same hooks in the same order.
+run the same hooks in the same order. Manual optimization is another file.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,7 +21,16 @@ from torch.optim import Optimizer
 from modules.module import LightningModule
 from orchestrator.errors import MisconfigurationError
 from orchestrator.hooks import HookTable, overrides
+from orchestrator.lightning_optimizer import (
+    Closure,
+    LightningOptimizer,
+    has_gradients,
+    parameters_of,
+    run_step,
+)
 from orchestrator.log_slots import LogSlots
+from orchestrator.loss import LossCounts, is_sum, loss_of
+from orchestrator.optimizers import needs_closure
 from orchestrator.precision import Precision
 from orchestrator.state import TrainState
 from orchestrator.strategies.strategy import Strategy
@@ -51,6 +61,9 @@ class Window:
 
 
 Step = Callable[[Any, int], Any]
+"""Runs a batch of the given number, and returns what training_step returned."""
+EmptyStep = Callable[[Any, int], None]
+"""Stands for a step on a rank without a batch; what it gets is another rank's batch, or None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +78,11 @@ class StepParts:
         slots: Told which hook runs.
         state: Its ``global_step`` counts the commits.
         optimizer: The optimizer, or None: then only forward runs, and steps are counted all the same.
+        wrapped: The optimizer as the module sees it; None without one.
         window: Read at each step.
         clip_val: Clip gradients at this, or None.
         clip_algorithm: ``"norm"`` or ``"value"``.
+        counts: What losses that are sums are sums over.
     """
 
     module: LightningModule
@@ -77,18 +92,26 @@ class StepParts:
     slots: LogSlots
     state: TrainState
     optimizer: Optimizer | None
+    wrapped: LightningOptimizer | None
     window: Window
     clip_val: float | None
     clip_algorithm: str | None
+    counts: LossCounts = field(default_factory=LossCounts)
 
 
 def training_step_arguments(module: LightningModule) -> int:
     """Return how many of (batch, batch_idx) the module's training step takes.
 
     Raises:
-        MisconfigurationError: It takes none, or more than two that have no default.
+        MisconfigurationError: It takes none, or more than two that have no default, or Lightning's
+            ``dataloader_iter``.
     """
     parameters = list(inspect.signature(module.training_step).parameters.values())
+    if any(item.name == "dataloader_iter" for item in parameters):
+        raise MisconfigurationError(
+            f"{type(module).__qualname__}.training_step takes dataloader_iter, an iterator over the data, "
+            "which is not supported: the trainer reads it. Define training_step(self, batch, batch_idx)."
+        )
     if any(item.kind is item.VAR_POSITIONAL for item in parameters):
         return 2
     positional = [
@@ -123,7 +146,7 @@ def build_step(parts: StepParts) -> Step:
 
         return step_without
     if _calls_optimizer_itself(parts):
-        return _build_closure_step(parts, optimizer, forward_backward, finish)
+        return _build_closure_step(parts, forward_backward, finish)
     commit = _build_commit(parts, optimizer, finish)
 
     def step(batch: Any, batch_idx: int) -> Any:
@@ -135,7 +158,7 @@ def build_step(parts: StepParts) -> Step:
     return step
 
 
-def build_empty_step(parts: StepParts) -> Callable[[int], None]:
+def build_empty_step(parts: StepParts) -> EmptyStep:
     """Return the function that stands for a step on a rank that has no batch, so that it does what others do.
 
     It also closes a window whose end was not known when its last batch ran.
@@ -146,7 +169,7 @@ def build_empty_step(parts: StepParts) -> Callable[[int], None]:
     commit = None if optimizer is None else _build_commit(parts, optimizer, finish)
     own_step = _calls_optimizer_itself(parts)
 
-    def step(batch_idx: int) -> None:
+    def step(batch: Any, batch_idx: int) -> None:
         if optimizer is None or commit is None:
             state.global_step += window.last
             return
@@ -155,12 +178,17 @@ def build_empty_step(parts: StepParts) -> Callable[[int], None]:
         if not window.last:
             return
         if own_step:
-            module.optimizer_step(state.epoch, batch_idx, optimizer, finish)
+            _make_scale(parts)
+            module.optimizer_step(state.epoch, batch_idx, parts.wrapped, _nothing)  # type: ignore[arg-type]
             state.global_step += 1
         else:
             commit()
 
     return step
+
+
+def _nothing() -> None:
+    """The closure where no forward pass is left to run."""
 
 
 def _calls_optimizer_itself(parts: StepParts) -> bool:
@@ -181,12 +209,11 @@ def _build_commit(parts: StepParts, optimizer: Optimizer, finish: Callable[[], N
             state.global_step += 1
 
         return commit
-    nothing = torch.zeros((), device=parts.strategy.device)
 
     def commit_scaled() -> None:
-        scaler.scale(nothing)  # makes the scale, where no loss has done so yet
+        _make_scale(parts)
         finish()
-        if _has_gradients(optimizer):
+        if has_gradients(optimizer):
             scaler.step(optimizer)
             scaler.update()
         state.global_step += 1
@@ -194,8 +221,10 @@ def _build_commit(parts: StepParts, optimizer: Optimizer, finish: Callable[[], N
     return commit_scaled
 
 
-def _has_gradients(optimizer: Optimizer) -> bool:
-    return any(item.grad is not None for group in optimizer.param_groups for item in group["params"])
+def _make_scale(parts: StepParts) -> None:
+    """Let the scaler make its scale, where no loss has done so yet."""
+    if parts.precision.scaler is not None:
+        parts.precision.scaler.scale(torch.zeros((), device=parts.strategy.device))
 
 
 def _build_zero_grad(parts: StepParts) -> Callable[[int], None]:
@@ -203,9 +232,12 @@ def _build_zero_grad(parts: StepParts) -> Callable[[int], None]:
     module, slots, state, optimizer = parts.module, parts.slots, parts.state, parts.optimizer
     before = parts.hooks["on_before_zero_grad"]
     own = overrides(module, "optimizer_zero_grad", LightningModule)
+    counts = parts.counts
 
     def zero_grad(batch_idx: int) -> None:
         assert optimizer is not None
+        if counts.in_use:
+            counts.open_window()
         if before:
             slots.enter("on_before_zero_grad")
             for hook in before:
@@ -235,6 +267,7 @@ def _build_forward_backward(parts: StepParts) -> Step:
     zero_grad = _build_zero_grad(parts)
     own_backward = overrides(module, "backward", LightningModule)
     table = slots.table_for("training_step")
+    counts = parts.counts
 
     def forward_backward(batch: Any, batch_idx: int) -> Any:
         if alone or window.by_hand:
@@ -251,10 +284,20 @@ def _build_forward_backward(parts: StepParts) -> Step:
                 outputs = run(*arguments)
         if optimizer is None:
             return outputs
-        loss = outputs if outputs.__class__ is Tensor and not outputs.ndim else loss_of(outputs)
+        loss, summed = None, False
+        if outputs.__class__ is Tensor and not outputs.ndim:
+            loss = outputs
+        elif is_sum(outputs):
+            summed = True
+        else:
+            loss = loss_of(outputs)
         if window.first:
             zero_grad(batch_idx)
-        if loss is None:
+        if counts.in_use is not summed and outputs is not None:
+            counts.settle(summed)
+        if summed:
+            loss, outputs = counts.take(outputs)
+        elif loss is None:
             if not alone and not window.by_hand:
                 raise RuntimeError(
                     f"training_step returned None for batch {batch_idx} on rank {strategy.rank}: other "
@@ -262,10 +305,11 @@ def _build_forward_backward(parts: StepParts) -> Step:
                     "Return a loss; multiply it by 0 to leave a batch out."
                 )
             return outputs
-        if window.size != 1:
-            loss = loss / window.size
-        if window.scale != 1.0:
-            loss = loss * window.scale
+        else:
+            if window.size != 1:
+                loss = loss / window.size
+            if window.scale != 1.0:
+                loss = loss * window.scale
         if before_backward:
             slots.enter("on_before_backward")
             for hook in before_backward:
@@ -294,17 +338,21 @@ def _build_finish(parts: StepParts) -> Callable[[], None]:
     clip_val, clip_algorithm = parts.clip_val, parts.clip_algorithm
     own_clipping = overrides(module, "configure_gradient_clipping", LightningModule)
     clips = own_clipping or bool(clip_val)
+    counts = parts.counts
 
     def finish() -> None:
         assert optimizer is not None
         if window.by_hand:
-            strategy.reduce_gradients(item for group in optimizer.param_groups for item in group["params"])
-        if window.rescale != 1.0:
-            for group in optimizer.param_groups:
-                for item in group["params"]:
-                    if item.grad is not None:
-                        item.grad.mul_(window.rescale)
-        if scaler is not None and (before_step or clips) and _has_gradients(optimizer):
+            strategy.reduce_gradients(parameters_of(optimizer))
+            if any(strategy.counts(int(bool(counts.in_use)))):
+                counts.in_use = True  # also on a rank that has had no batch yet
+        if counts.in_use:
+            counts.scale(parameters_of(optimizer), strategy)
+        elif window.rescale != 1.0:
+            for item in parameters_of(optimizer):
+                if item.grad is not None:
+                    item.grad.mul_(window.rescale)
+        if scaler is not None and (before_step or clips) and has_gradients(optimizer):
             scaler.unscale_(optimizer)
         if before_step:
             slots.enter("on_before_optimizer_step")
@@ -320,16 +368,58 @@ def _build_finish(parts: StepParts) -> Callable[[], None]:
     return finish
 
 
-def _build_closure_step(
-    parts: StepParts, optimizer: Optimizer, forward_backward: Step, finish: Callable[[], None]
-) -> Step:
-    if parts.precision.scaler is not None:
-        raise MisconfigurationError(
-            "precision='16-mixed' scales the loss, which does not go together with an optimizer that "
-            "calls the forward pass itself "
-            f"({type(optimizer).__name__}) or an overridden optimizer_step. Use 'bf16-mixed' or 32."
-        )
-    module, state, window, slots = parts.module, parts.state, parts.window, parts.slots
+class AutomaticOptimization:
+    """What a module that is optimised automatically is attached to: its optimizers, nothing to call.
+
+    Args:
+        optimizers: As the module sees them.
+    """
+
+    def __init__(self, optimizers: list[LightningOptimizer]) -> None:
+        self.optimizers = optimizers
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Run backward; the loop does, so the module does not ask for it."""
+        loss.backward(*args, **kwargs)
+
+    def prepare_clipping(self, optimizer: Optimizer) -> None:
+        """Gradients are ready when the loop clips them."""
+
+
+class _ClosureConductor:
+    """Steps the optimizer of a module that calls ``optimizer.step(closure=...)`` in its own optimizer_step.
+
+    Args:
+        finish: What comes between backward and the optimizer's step.
+        scaler: Of 16-mixed, or None.
+    """
+
+    def __init__(self, finish: Closure, scaler: torch.amp.GradScaler | None) -> None:
+        self._finish = finish
+        self._scaler = scaler
+
+    def step(self, optimizer: LightningOptimizer, closure: Closure | None, options: dict[str, Any]) -> Any:
+        """Run the closure, what follows a window, and the optimizer's step."""
+        result = run_step(optimizer, closure, options, self._finish, self._scaler)
+        if self._scaler is not None and has_gradients(optimizer.optimizer):
+            self._scaler.update()
+        return result
+
+    def synchronized(self, on: bool) -> AbstractContextManager[None]:
+        """When to reduce is the loop's to say."""
+        return nullcontext()
+
+
+def _build_closure_step(parts: StepParts, forward_backward: Step, finish: Closure) -> Step:
+    module, state, window, slots, optimizer = (
+        parts.module,
+        parts.state,
+        parts.window,
+        parts.slots,
+        parts.wrapped,
+    )
+    assert optimizer is not None
+    optimizer.conductor = _ClosureConductor(finish, parts.precision.scaler)
 
     def step(batch: Any, batch_idx: int) -> Any:
         if not window.last:
@@ -339,11 +429,10 @@ def _build_closure_step(
         def closure() -> Any:
             outputs = forward_backward(batch, batch_idx)
             seen.append(outputs)
-            finish()
             return loss_of(outputs)
 
         slots.enter("optimizer_step")
-        module.optimizer_step(state.epoch, batch_idx, optimizer, closure)
+        module.optimizer_step(state.epoch, batch_idx, optimizer, closure)  # type: ignore[arg-type]
         state.global_step += 1
         if not seen:
             raise MisconfigurationError(
@@ -354,37 +443,3 @@ def _build_closure_step(
         return seen[-1]
 
     return step
-
-
-def loss_of(outputs: Any) -> Tensor | None:
-    """Return the loss in what a training step returned: a tensor, a dictionary with ``loss``, or None.
-
-    Raises:
-        MisconfigurationError: It is something else.
-    """
-    if outputs is None or isinstance(outputs, Tensor):
-        loss = outputs
-    elif isinstance(outputs, dict) and isinstance(outputs.get("loss"), Tensor):
-        loss = outputs["loss"]
-    else:
-        found = (
-            f"a dictionary with keys {sorted(map(str, outputs))}"
-            if isinstance(outputs, dict)
-            else type(outputs).__name__
-        )
-        raise MisconfigurationError(
-            f"training_step returned {found}. Return the loss as a tensor, a dictionary with 'loss', or None."
-        )
-    if loss is not None and loss.numel() != 1:
-        raise MisconfigurationError(
-            f"training_step returned a loss of shape {tuple(loss.shape)}. Return one number: reduce it, "
-            "say by .mean()."
-        )
-    return loss
-
-
-def needs_closure(optimizer: Optimizer) -> bool:
-    """Whether the optimizer calls the forward pass itself, like LBFGS."""
-    parameters = inspect.signature(type(optimizer).step).parameters
-    closure = parameters.get("closure")
-    return closure is not None and closure.default is closure.empty

@@ -25,6 +25,7 @@ from orchestrator.checkpoint import writer
 from orchestrator.job import Job
 from orchestrator.launch import run_in_process, run_on_group
 from orchestrator.loggers.logger import Logger
+from orchestrator.manual import refuse_settings
 from orchestrator.plan import Plan, make_plan
 from orchestrator.progress import Progress
 from orchestrator.saving import LastFit, content_to_save
@@ -315,6 +316,8 @@ class Trainer(TrainerView):
         )
         takes_best = model is None and fn != "fit"
         arguments.check_loaders(job, self.settings, self.plan.num_workers)
+        if fn == "fit":
+            refuse_settings(job.module, self.settings)
         job.ckpt_path = arguments.resolve_checkpoint(
             fn, ckpt_path, self.checkpoint_callbacks, best=takes_best
         )

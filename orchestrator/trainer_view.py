@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -19,6 +20,7 @@ from orchestrator.board import Board
 from orchestrator.callbacks.callback import Callback
 from orchestrator.callbacks.early_stopping import EarlyStopping
 from orchestrator.callbacks.model_checkpoint import ModelCheckpoint
+from orchestrator.errors import MisconfigurationError
 from orchestrator.loggers.logger import Logger
 from orchestrator.optimizers import SchedulerConfig
 from orchestrator.plan import Plan
@@ -131,8 +133,39 @@ class TrainerView:
 
     @property
     def accumulate_grad_batches(self) -> int:
+        """Batches whose gradients make one step: as given, or as it was set last. What a hook sets holds from
+        the next epoch that starts; in ``on_train_epoch_start``, from this one.
+
+        Raises:
+            MisconfigurationError: It is set to no whole number of at least 1, or where steps are not made of
+                batches.
+        """
+        return self.state.accumulate or self.settings.accumulate_grad_batches
+
+    @accumulate_grad_batches.setter
+    def accumulate_grad_batches(self, batches: int) -> None:
+        if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:
+            raise MisconfigurationError(
+                f"trainer.accumulate_grad_batches = {batches!r}. Use a whole number of at least 1."
+            )
+        if self.engine is not None:
+            self.engine.refuse_accumulation(batches, "trainer.accumulate_grad_batches = ")
+        self.state.accumulate = batches
+
+    @property
+    def gradient_clip_val(self) -> float | None:
         """As given."""
-        return self.settings.accumulate_grad_batches
+        return self.settings.gradient_clip_val
+
+    @property
+    def gradient_clip_algorithm(self) -> str | None:
+        """As given."""
+        return self.settings.gradient_clip_algorithm
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """What scales the loss of 16-mixed; None in other precisions, and before the first run here."""
+        return None if self.engine is None else self.engine.precision.scaler
 
     @property
     def precision(self) -> str:
@@ -282,7 +315,10 @@ class TrainerView:
             RuntimeError: The length of the training data is needed and not known yet.
         """
         feed = None if self.engine is None else self.engine.feed
-        steps = estimate_steps(self.settings, None if feed is None else self.num_training_batches)
+        batches = None if feed is None else self.num_training_batches
+        schedules = (getattr(item, "scheduling", None) for item in self.callbacks)
+        planned = next((item for item in schedules if isinstance(item, dict)), None)
+        steps = estimate_steps(self.settings, batches, planned or {0: self.accumulate_grad_batches})
         if steps is None:
             raise RuntimeError(
                 "trainer.estimated_stepping_batches is read before the training data is loaded, and "

@@ -43,6 +43,7 @@ class Resumed:
         totals: Batches and samples of the epoch that were used, over all ranks.
         metrics: What this rank has logged in the epoch.
         gradients: This rank's gradients by parameter, of a window of accumulated batches that was begun.
+        manual: With manual optimization, what those gradients are.
     """
 
     reading: ReadingState
@@ -51,6 +52,7 @@ class Resumed:
     totals: tuple[int, int]
     metrics: list[dict[str, Any]]
     gradients: dict[str, Tensor]
+    manual: dict[str, list[int]]
 
 
 def build(engine: Engine, weights_only: bool) -> dict[str, Any]:
@@ -74,7 +76,7 @@ def build(engine: Engine, weights_only: bool) -> dict[str, Any]:
             "format": checkpoint_format.FORMAT_VERSION,
             "version": __version__,
             "world_size": engine.place.world_size,
-            "accumulate_grad_batches": engine.settings.accumulate_grad_batches,
+            "accumulate_grad_batches": engine.accumulate,
             "precision": engine.precision.name,
             "scaler": engine.precision.state_dict(),
             "strategy": engine.strategy.state_dict(),
@@ -157,7 +159,9 @@ def _progress(engine: Engine) -> dict[str, Any]:
     else:
         batches, samples = feed.totals(state.epoch_batches)
         fingerprint, reading = feed.loader.fingerprint, feed.reading(now)
-        in_window = bool(state.epoch_batches % engine.settings.accumulate_grad_batches) and not feed.is_last
+        in_window = bool(state.epoch_batches % engine.accumulate) and not feed.is_last
+    if engine.manual is not None:
+        in_window = engine.manual.holds_gradients
     cursor = Cursor(
         epoch=state.epoch,
         position=samples,
@@ -173,6 +177,7 @@ def _progress(engine: Engine) -> dict[str, Any]:
             for name, item in engine.module.named_parameters()
             if in_window and item.grad is not None
         },
+        "manual": {} if engine.manual is None else engine.manual.state_dict(),
     }
     return {
         "counters": state.counters(),
@@ -264,6 +269,7 @@ def restore_training(engine: Engine, content: dict[str, Any]) -> Resumed | None:
         totals=(batches, samples),
         metrics=mine["metrics"],
         gradients=mine["gradients"],
+        manual=mine.get("manual", {}),
     )
 
 
@@ -271,7 +277,9 @@ def _take_from_lightning(engine: Engine, content: dict[str, Any]) -> None:
     """Take Lightning's counters. It keeps neither random states nor the order of samples: an epoch starts."""
     engine.precision.load_state_dict(content.get("MixedPrecision") or {})
     epoch, batches = lightning_loops.place(content)
-    engine.state.restore({"epoch": epoch, "global_step": content["global_step"]})
+    steps = content["global_step"]
+    windows = lightning_loops.batches_that_stepped(content, steps)
+    engine.state.restore({"epoch": epoch, "global_step": steps, "windows": windows})
     if batches and engine.is_global_zero:
         warnings.warn(
             f"{engine.job.ckpt_path} was written by Lightning after {batches} batches of epoch {epoch}, and "

@@ -2,8 +2,10 @@
 
 The arithmetic is DDP's own to the bit, because it is DDP that does it: the training step runs inside a
 wrapper module whose forward it is. Where ranks have unequal batches the loops leave DDP aside for that step
-and call `reduce_gradients`, in which a rank without a gradient counts as zero. A peer that dies makes the
-collective raise; a peer that hangs makes it time out.
+and call `reduce_gradients`, in which a rank without a gradient counts as zero. With manual optimization,
+where a training step runs backward several times for parts of the parameters, there is no wrapper: gradients
+are reduced after each backward. A peer that dies makes the collective raise; a peer that hangs makes it time
+out.
 """
 
 from __future__ import annotations
@@ -63,6 +65,7 @@ class DDPStrategy:
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
         self.training_step: Callable[..., Any]
+        self.optimizers: list[torch.optim.Optimizer] = []
         self._ddp: DistributedDataParallel | None = None
 
     def setup(self, module: nn.Module, *, training: bool) -> None:
@@ -70,10 +73,26 @@ class DDPStrategy:
         if self.device.type != "cpu":
             module.to(self.device)
         self.training_step = getattr(module, "training_step", None)  # type: ignore[assignment]
-        if training and any(parameter.requires_grad for parameter in module.parameters()):
+        if training and not getattr(module, "automatic_optimization", True):
+            self._set_up_manual(module)
+        elif training and any(parameter.requires_grad for parameter in module.parameters()):
             ids = [self.device.index] if self.device.type == "cuda" else None
             self._ddp = DistributedDataParallel(_TrainingStep(module), device_ids=ids, **self.options)
             self.training_step = self._ddp
+
+    def _set_up_manual(self, module: nn.Module) -> None:
+        """Begin with rank 0's weights; every training step begins with rank 0's buffers, as under DDP."""
+        for tensor in [*module.parameters(), *module.buffers()]:
+            dist.broadcast(tensor.detach(), src=0)
+        buffers = list(module.buffers()) if self.options.get("broadcast_buffers", True) else []
+        own_step = self.training_step
+
+        def training_step(*args: Any) -> Any:
+            for buffer in buffers:
+                dist.broadcast(buffer, src=0)
+            return own_step(*args)
+
+        self.training_step = training_step if buffers else own_step
 
     def sync_gradients(self, on: bool) -> None:
         """Say whether the next backward reduces; sets what `DistributedDataParallel.no_sync` does."""
@@ -82,9 +101,9 @@ class DDPStrategy:
 
     def reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Average the gradients in one flat all-reduce a dtype; a gradient that no rank has stays None."""
-        found = [parameter for parameter in parameters if parameter.requires_grad]
-        present = torch.tensor([float(item.grad is not None) for item in found], device=self.device)
-        dist.all_reduce(present)
+        found = list(parameters)
+        present = torch.tensor([float(item.grad is not None) for item in found])
+        dist.all_reduce(present)  # on the CPU, over Gloo: no device waits
         kept = [item for item, ranks in zip(found, present.tolist(), strict=True) if ranks > 0]
         for dtype in dict.fromkeys(item.dtype for item in kept):
             group = [item for item in kept if item.dtype is dtype]
@@ -96,6 +115,16 @@ class DDPStrategy:
                 item.grad = (
                     mean.view_as(item).clone() if item.grad is None else item.grad.copy_(mean.view_as(item))
                 )
+
+    def reduce_after_backward(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Average the gradients: without the wrapper backward has not."""
+        self.reduce_gradients(parameters)
+
+    def add_up(self, value: Tensor) -> Tensor:
+        """Return the sum of every rank's `value`, on its device, without waiting."""
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
 
     def state_dict(self) -> dict[str, Any]:
         """Return the order in which DDP has found gradients to become ready; empty before it has.
@@ -136,10 +165,10 @@ class DDPStrategy:
         dist.all_gather_object(values, value)
         return values
 
-    def broadcast(self, value: T) -> T:
-        """Return rank 0's `value`."""
+    def broadcast(self, value: T, source: int = 0) -> T:
+        """Return the `value` of rank `source`."""
         box = [value]
-        dist.broadcast_object_list(box, src=0)
+        dist.broadcast_object_list(box, src=source)
         return box[0]
 
     def counts(self, number: int) -> list[int]:

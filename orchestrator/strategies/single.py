@@ -24,6 +24,7 @@ class SingleStrategy:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.training_step: Callable[..., Any]
+        self.optimizers: list[torch.optim.Optimizer] = []
 
     def setup(self, module: torch.nn.Module, *, training: bool) -> None:
         """Move the module to the device."""
@@ -37,6 +38,13 @@ class SingleStrategy:
     def reduce_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """The mean over one rank is what is there."""
 
+    def reduce_after_backward(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """The mean over one rank is what is there."""
+
+    def add_up(self, value: torch.Tensor) -> torch.Tensor:
+        """The sum over one rank is what is there."""
+        return value
+
     def state_dict(self) -> dict[str, Any]:
         """There is nothing to keep."""
         return {}
@@ -48,7 +56,7 @@ class SingleStrategy:
         """Return ``[value]``."""
         return [value]
 
-    def broadcast(self, value: T) -> T:
+    def broadcast(self, value: T, source: int = 0) -> T:
         """Return `value`."""
         return value
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
 import torch
+from torch.optim import Optimizer
 
 T = TypeVar("T")
 
@@ -23,6 +24,8 @@ class Strategy(Protocol):
         world_size: Ranks.
         device: Where the module lives.
         training_step: Runs the module's training step so that its backward reduces gradients; set by `setup`.
+            With manual optimization backward need not: `reduce_after_backward` follows each.
+        optimizers: The optimizers of a fit.
     """
 
     name: str
@@ -30,6 +33,7 @@ class Strategy(Protocol):
     world_size: int
     device: torch.device
     training_step: Callable[..., Any]
+    optimizers: list[Optimizer]
 
     def setup(self, module: torch.nn.Module, *, training: bool) -> None:
         """Move the module to the device, and make it ready for training. Communicates when `training`."""
@@ -41,6 +45,16 @@ class Strategy(Protocol):
 
     def reduce_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replace each gradient by the mean over ranks, absent ones counting as zero. Communicates."""
+        ...
+
+    def reduce_after_backward(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """With manual optimization, make these gradients the mean over ranks unless backward has done so.
+        Communicates.
+        """
+        ...
+
+    def add_up(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the sum of every rank's `value`, on its device, without waiting. Communicates."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -55,8 +69,8 @@ class Strategy(Protocol):
         """Return every rank's `value`, by rank. Communicates; values must pickle."""
         ...
 
-    def broadcast(self, value: T) -> T:
-        """Return rank 0's `value`. Communicates."""
+    def broadcast(self, value: T, source: int = 0) -> T:
+        """Return the `value` of rank `source`. Communicates; it must pickle."""
         ...
 
     def counts(self, number: int) -> list[int]:
