@@ -411,6 +411,54 @@ def test_an_overridden_optimizer_step_gets_a_closure_that_does_the_rest(accumula
     assert_equal_weights(module.net, net)
 
 
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_fp16_goes_with_an_overridden_optimizer_step(accumulate: int) -> None:
+    """optimizer.step(closure) runs the closure, unscales, clips, and lets the scaler step: the plain loop."""
+
+    class Own(Tiny):
+        def optimizer_step(
+            self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer, optimizer_closure: Any = None
+        ) -> None:
+            assert isinstance(optimizer, torch.optim.SGD)
+            optimizer.step(closure=optimizer_closure)
+
+    module, net, data = Own(OPTIMIZERS["momentum"]), network(), loader(LENGTH)
+    scaler = torch.amp.GradScaler("cpu")
+    plain_loop(
+        net,
+        OPTIMIZERS["momentum"](net.parameters()),
+        data,
+        accumulate=accumulate,
+        dtype=torch.float16,
+        scaler=scaler,
+        clip=partial(nn.utils.clip_grad_norm_, max_norm=0.05),
+    )
+    trainer = quiet_trainer(
+        max_epochs=EPOCHS, accumulate_grad_batches=accumulate, precision="16-mixed", gradient_clip_val=0.05
+    )
+    trainer.fit(module, data)
+    assert_equal_weights(module.net, net)
+    assert trainer.scaler is not None
+    assert trainer.scaler.state_dict() == scaler.state_dict()
+
+
+def test_fp16_goes_with_a_fused_optimizer() -> None:
+    """A fused optimizer takes the scaler's scale itself, also where hooks have had gradients unscaled."""
+    norms: list[float] = []
+
+    class Watches(Tiny):
+        def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+            norms.append(float(self.net[0].weight.grad.norm()))  # type: ignore[union-attr, operator]
+
+    fused = partial(torch.optim.Adam, lr=0.01, fused=True)
+    watched, plain, net, data = Watches(fused), Tiny(fused), network(), loader(LENGTH)
+    plain_loop(net, fused(net.parameters()), data, dtype=torch.float16, scaler=torch.amp.GradScaler("cpu"))
+    for module in (watched, plain):
+        quiet_trainer(max_epochs=EPOCHS, precision="16-mixed").fit(module, data)
+        assert_equal_weights(module.net, net)
+    assert 0 < max(norms) < 10
+
+
 def test_overridden_backward_zeroing_and_clipping_replace_the_built_in_ones() -> None:
     """backward, optimizer_zero_grad and configure_gradient_clipping of the module run instead of ours."""
 

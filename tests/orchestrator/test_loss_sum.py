@@ -1,4 +1,4 @@
-"""A loss given as a sum and its count weighs every element alike, over micro-batches as in one large batch."""
+"""A loss given as a sum and its count weighs every element alike, over micro-batches as in a large batch."""
 
 from __future__ import annotations
 
@@ -129,6 +129,9 @@ def test_fp16_scales_and_clips_as_elsewhere() -> None:
     norms: list[float] = []
 
     class Watches(pl.Callback):
+        def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+            trainer.scaler.load_state_dict({**trainer.scaler.state_dict(), "scale": 16.0})
+
         def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
             gradients = [item.grad for item in pl_module.parameters()]
             norms.append(float(torch.nn.utils.get_total_norm(gradients)))
