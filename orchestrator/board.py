@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from orchestrator.errors import MisconfigurationError
 from orchestrator.log_slots import LogSlots
 from orchestrator.slot import Slot
 
@@ -21,14 +20,12 @@ class Board:
     """Values by name, as scalar tensors on the CPU; `progress` holds floats."""
 
     def __init__(self) -> None:
-        self._of_rank_zero: set[str] = set()
         self.callback: dict[str, Tensor] = {}
         self.logged: dict[str, Tensor] = {}
         self.progress: dict[str, float] = {}
 
     def clear(self) -> None:
         """Forget everything."""
-        self._of_rank_zero.clear()
         self.callback.clear()
         self.logged.clear()
         self.progress.clear()
@@ -46,22 +43,6 @@ class Board:
     def put_evaluation_step(self, slot: Slot, value: float) -> None:
         """Take the value of an evaluation's step, which callbacks do not see."""
         self._show(slot, slot.step_name, value)
-
-    def check_monitor(self, name: str | None, watcher: str) -> None:
-        """Refuse to watch a metric that was logged with ``rank_zero_only=True``.
-
-        Args:
-            name: The metric.
-            watcher: Who watches it, as the user wrote it.
-
-        Raises:
-            MisconfigurationError: It was; other ranks need not know it, and could decide otherwise.
-        """
-        if name in self._of_rank_zero:
-            raise MisconfigurationError(
-                f"{watcher}(monitor={name!r}) watches a metric that is logged on rank 0 only: "
-                f"self.log({name!r}, rank_zero_only=True). Log it on every rank, without rank_zero_only."
-            )
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
@@ -81,8 +62,6 @@ class Board:
             self.logged[name] = tensor
         if slot.choices.prog_bar:
             self.progress[name] = value
-        if slot.choices.rank_zero_only:
-            self._of_rank_zero.update((name, slot.name))
         return tensor
 
     def with_steps(self, slots: LogSlots | None) -> dict[str, Tensor]:

@@ -143,10 +143,14 @@ class Engine:
         module.trainer = trainer
         if self.datamodule is not None:
             self.datamodule.trainer = trainer
+        for callback in trainer.callbacks:
+            callback._module = module
         self.attach_slots()
 
     def _detach(self) -> None:
         self.module.__dict__["_log_sink"] = None
+        for callback in self.trainer.callbacks:
+            callback._module = None
         self.state.stage = ""
         self.train_slots.table = self.train_slots.batch = None
         self.strategy.teardown()

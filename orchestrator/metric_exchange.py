@@ -31,13 +31,13 @@ def shares(metrics: Mapping[str, Any]) -> dict[str, Share]:
 
     Tensors that several metrics share are sent once.
     """
-    seen: dict[int, Tensor] = {}
+    seen: dict[int, tuple[Tensor, Tensor]] = {}  # the first keeps its id from being another's
 
     def send(state: Any) -> Any:
         if isinstance(state, Tensor):
             if id(state) not in seen:
-                seen[id(state)] = state.detach().cpu()
-            return seen[id(state)]
+                seen[id(state)] = state, state.detach().cpu()
+            return seen[id(state)][1]
         if isinstance(state, dict):
             return {key: send(value) for key, value in state.items()}
         return [send(value) for value in state]

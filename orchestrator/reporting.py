@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from orchestrator.errors import MisconfigurationError
 from orchestrator.log_reduction import Record, combine
 from orchestrator.log_slots import LogSlots
 from orchestrator.log_values import to_host
@@ -114,6 +115,7 @@ class Reporting:
             records = [found for _, found, _, _ in gathered]
             computed = self._compute_together(slots, [sent for _, _, _, sent in gathered])
         self._put_steps(named)
+        self._refuse_monitors()
         values = combine(records)
         values.update(slots.take_computed(_numbers(slots, computed)))
         for slot in slots.epoch_slots():
@@ -148,6 +150,31 @@ class Reporting:
         if self._engine.is_global_zero:
             for logger in self._engine.trainer.loggers:
                 logger.save()
+
+    def _refuse_monitors(self) -> None:
+        """Refuse to go on where a callback watches a metric that rank 0 alone has logged.
+
+        Raises:
+            MisconfigurationError: One does: other ranks need not know the metric, and could decide otherwise.
+        """
+        engine = self._engine
+        if engine.job.fn != "fit":
+            return
+        names = {
+            name
+            for slots in {engine.slots, engine.train_slots}
+            for slot in slots.all_slots()
+            if slot.choices.rank_zero_only
+            for name in (slot.name, slot.step_name, slot.epoch_name)
+        }
+        for callback in engine.trainer.callbacks if names else ():
+            monitor = getattr(callback, "monitor", None)
+            if monitor in names:
+                raise MisconfigurationError(
+                    f"{type(callback).__name__}(monitor={monitor!r}) watches a metric that is logged by "
+                    "self.log(..., rank_zero_only=True): the other ranks need not know it. Log it on every "
+                    "rank, without rank_zero_only."
+                )
 
     def _put_steps(self, named: list[tuple[Slot, float]]) -> None:
         for slot, value in named:
