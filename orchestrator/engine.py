@@ -30,9 +30,10 @@ from orchestrator.fit import run_fit
 from orchestrator.hooks import HookTable, overrides
 from orchestrator.job import Job
 from orchestrator.lightning_optimizer import LightningOptimizer
-from orchestrator.log_slots import LogSlots, combine
+from orchestrator.log_slots import LogSlots
 from orchestrator.loggers.dummy import DummyLogger
 from orchestrator.manual import ManualOptimization, refuse_settings
+from orchestrator.metric_objects import MetricObjects
 from orchestrator.optimizers import (
     SchedulerConfig,
     needs_closure,
@@ -43,6 +44,7 @@ from orchestrator.optimizers import (
 from orchestrator.place import Place
 from orchestrator.precision import Precision
 from orchestrator.progress import ProgressRecord
+from orchestrator.reporting import Reporting
 from orchestrator.step import AutomaticOptimization
 from orchestrator.strategies.ddp import DDPStrategy
 from orchestrator.strategies.single import SingleStrategy
@@ -65,7 +67,7 @@ class Engine:
     Attributes:
         rng_to_resume: The random state that a checkpoint keeps, where it is not the present one: within a
             validation, which is then run again.
-        eval_batches: Batches that were evaluated in this call, by stage and loader.
+        reporting: Brings what was logged to loggers, callbacks and the display.
         order_seed: The seed of the order of training samples.
         manual: Runs the module's own optimization; None where optimization is automatic.
         accumulate: Batches that make one step in the running epoch.
@@ -93,7 +95,7 @@ class Engine:
             else DDPStrategy(place.device, **self.settings.ddp_options)
         )
         self.precision = Precision.create(self.settings.precision, place.device)
-        self.train_slots = LogSlots()
+        self.train_slots = LogSlots(MetricObjects(self.module, place.world_size))
         self.slots = self.train_slots
         self.optimizers: list[Optimizer] = []
         self.lightning_optimizers: list[LightningOptimizer] = []
@@ -107,7 +109,7 @@ class Engine:
         self.stop_agreed = False
         self.resumed: contents.Resumed | None = None
         self.rng_to_resume: dict[str, Any] | None = None
-        self.eval_batches: dict[tuple[str, int], int] = {}
+        self.reporting = Reporting(self)
         self.order_seed = rng.global_seed() or 0
         self.untold = False
         self._torn_down = False
@@ -155,12 +157,16 @@ class Engine:
         module.trainer = trainer
         if self.datamodule is not None:
             self.datamodule.trainer = trainer
+        for callback in trainer.callbacks:
+            callback._module = module
         self.attach_slots()
 
     def _detach(self) -> None:
         self.module.__dict__["_log_sink"] = self.module.__dict__["_optimization"] = None
         for optimizer in self.lightning_optimizers:
             optimizer.conductor = None
+        for callback in self.trainer.callbacks:
+            callback._module = None
         self.state.stage = ""
         self.train_slots.table = self.train_slots.batch = None
         self.strategy.teardown()
@@ -472,89 +478,13 @@ class Engine:
         else:
             config.scheduler.step(metric)
 
-    def log_steps(self) -> None:
-        """A log point: read the steps' values with one copy, reduce those that ask for it, hand them on."""
-        slots = self.train_slots
-        chosen = slots.stepped()
-        values = slots.read_steps(chosen)
-        if self.place.world_size > 1:
-            records = [
-                (slot.name, slot.hook, slot.reduce, slot.sync, value, 1.0)
-                for slot, value in zip(chosen, values, strict=True)
-            ]
-            gathered = self.strategy.gather((records, bool(self.trainer.should_stop)))
-            self._take_agreement([stop for _, stop in gathered])
-            combined = combine([rank_records for rank_records, _ in gathered])
-            values = [combined[slot.name, slot.hook] for slot in chosen]
-        for slot, value in zip(chosen, values, strict=True):
-            self.board.put_step(slot, value)
-            slot.stepped = False
-        self._send(
-            {slot.step_name: value for slot, value in zip(chosen, values, strict=True) if slot.logger},
-            self._last_step(),
-        )
-
-    def log_evaluation_step(self, slots: LogSlots, stage: str, loader: int) -> None:
-        """Hand the values that a batch of an evaluation has logged ``on_step`` to the loggers, with one copy.
-
-        They are this rank's; they stand at the number of the batch among those of the same stage and loader.
-        """
-        place = self.eval_batches.get((stage, loader), 0)
-        self.eval_batches[stage, loader] = place + 1
-        chosen = slots.stepped()
-        if not chosen or stage == "sanity":
-            return
-        values = slots.read_steps(chosen)
-        for slot, value in zip(chosen, values, strict=True):
-            self.board.put_evaluation_step(slot, value)
-            slot.stepped = False
-        self._send(
-            {slot.step_name: value for slot, value in zip(chosen, values, strict=True) if slot.logger}, place
-        )
-
-    def reduce(self, slots: LogSlots) -> dict[tuple[str, str], float]:
-        """Reduce the epoch's metrics of `slots` over ranks, put them on the board, and return them.
-        Communicates.
-        """
-        slots.dirty = False
-        gathered = self.strategy.gather((slots.epoch_records(), slots.describe()))
-        for _, descriptions in gathered:
-            slots.adopt(descriptions)
-        values = combine([records for records, _ in gathered])
-        for slot in slots.epoch_slots():
-            value = values.get((slot.name, slot.hook))
-            if value is not None:
-                self.board.put_epoch(slot, value)
-        return values
-
-    def log_epoch(self, slots: LogSlots, values: dict[tuple[str, str], float]) -> None:
-        """Hand the metrics of an epoch to the loggers."""
-        metrics = {
-            slot.epoch_name: values[slot.name, slot.hook]
-            for slot in slots.epoch_slots()
-            if slot.logger and (slot.name, slot.hook) in values
-        }
-        self._send(metrics, self._last_step())
-        for logger in self._own_loggers():
-            logger.save()
-
-    def _last_step(self) -> int:
-        return max(0, self.state.windows - 1) if self.job.fn == "fit" else self.state.global_step
-
-    def _send(self, metrics: dict[str, float], step: int) -> None:
-        if metrics and self.is_global_zero:
-            metrics.setdefault("epoch", self.state.epoch)
-            if "step" in metrics:
-                step = int(metrics.pop("step"))
-            for logger in self.trainer.loggers:
-                logger.log_metrics(metrics, step)
-
     def agree_on_stopping(self) -> None:
         """Make ``should_stop`` of any rank that of all, so that all leave the loop at the same step."""
         if self.place.world_size > 1:
-            self._take_agreement(self.strategy.gather(bool(self.trainer.should_stop)))
+            self.take_agreement(self.strategy.gather(bool(self.trainer.should_stop)))
 
-    def _take_agreement(self, stops: list[bool]) -> None:
+    def take_agreement(self, stops: list[bool]) -> None:
+        """Take note of every rank's ``should_stop``: any of them stops all."""
         self.stop_agreed = any(stops)
         self.trainer.should_stop = self.stop_agreed
 

@@ -46,7 +46,7 @@ def evaluate(
         loader.
     """
     hook = _HOOKS[stage]
-    slots = LogSlots()
+    slots = LogSlots(engine.train_slots.objects, engine.train_slots.told)
     step = _step_function(getattr(engine.module, f"{hook}_step"), len(loaders) > 1)
     outputs: list[list[Any]] = []
     with _attached(engine, stage, slots), _evaluation_mode(engine, hook), engine.without_gradients(stage):
@@ -54,18 +54,20 @@ def evaluate(
         engine.call(f"on_{hook}_epoch_start")
         for index, (loader, limit) in enumerate(zip(loaders, limits, strict=True)):
             outputs.append(_run_loader(engine, stage, hook, step, slots, loader, limit, index, len(loaders)))
-        values = engine.reduce(slots)
+        values = engine.reporting.reduce(slots)
         engine.call(f"on_{hook}_epoch_end")
-        if slots.dirty or engine.hooks[f"on_{hook}_epoch_end"]:
-            values = engine.reduce(slots)
+        if engine.hooks[f"on_{hook}_epoch_end"]:
+            values = engine.reporting.reduce(slots)
         if stage != "sanity":
-            engine.log_epoch(slots, values)
+            engine.reporting.log_epoch(slots, values)
         if before_end is not None:
             before_end()
         engine.call(f"on_{hook}_end")
+        results = _by_loader(slots, values, len(loaders))
+        slots.clear()
     if stage == "predict":
         return outputs
-    return _by_loader(slots, values, len(loaders))
+    return results
 
 
 def _run_loader(
@@ -110,7 +112,7 @@ def _run_loader(
             slots.enter(f"on_{hook}_batch_end", suffix)
             for call in after:
                 call(output, batch, batch_idx, *extra)
-        engine.log_evaluation_step(slots, stage, index)
+        engine.reporting.log_evaluation_step(slots, stage, index)
         if keep:
             kept.append(engine.to_host(output))
         batch_idx += 1
@@ -165,9 +167,11 @@ def _attached(engine: Engine, stage: str, slots: LogSlots) -> Iterator[None]:
     before = engine.state.stage, engine.slots
     engine.state.stage, engine.slots = stage, slots
     engine.attach_slots()
+    engine.train_slots.pause(evaluating=True)
     try:
         yield
     finally:
+        engine.train_slots.pause(evaluating=False)
         engine.state.stage, engine.slots = before
         engine.attach_slots()
 

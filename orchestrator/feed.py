@@ -16,8 +16,8 @@ from typing import Any
 
 from modules import rng
 from modules.loader import RankLoader
+from orchestrator.batch_size import batch_size_of
 from orchestrator.errors import MisconfigurationError
-from orchestrator.log_slots import batch_size_of
 from orchestrator.strategies.strategy import Strategy
 
 

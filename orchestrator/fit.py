@@ -216,6 +216,7 @@ class _Loop:
         if place:
             window.size, window.rescale = feed.window_size(state.epoch_batches - place, accumulate), 1.0
 
+        outputs: Any = None
         while not -1 < max_steps <= state.global_step and feed.advance():
             batch_idx = state.epoch_batches
             window.first = place == 0
@@ -266,7 +267,7 @@ class _Loop:
                 for hook in savers:
                     hook(None, None, batch_idx)
             if window.last and state.windows % log_every == 0:
-                engine.log_steps()
+                engine.reporting.log_steps(outputs)
             if shows_progress and clock() >= due:
                 due = clock() + interval_s
                 engine.show("train", batch_idx + 1, feed.num_batches)
@@ -293,7 +294,7 @@ class _Loop:
             if self.step_schedulers:
                 self.step_by_steps(self.step_schedulers)
             if state.windows % self.settings.log_every_n_steps == 0:
-                self.engine.log_steps()
+                self.engine.reporting.log_steps()
         self.exhaust()
         if self.val_every < 0 and not state.validated and state.epoch_batches:
             self.validate()
@@ -357,7 +358,7 @@ class _Loop:
             slots.enter("on_train_epoch_end")
             hook()
         engine.agree_on_stopping()
-        engine.log_epoch(slots, reduced)
+        engine.reporting.log_epoch(slots, reduced)
         engine.show("train", state.epoch_batches, self.feed.num_batches, done=True)
         slots.clear()
         slots.table = slots.batch = None
@@ -368,12 +369,7 @@ class _Loop:
 
     def reduce_epoch(self) -> dict[tuple[str, str], float]:
         """Put the epoch's metrics on the board, reduced over ranks."""
-        engine, slots = self.engine, self.engine.train_slots
-        stepped = slots.stepped()
-        for slot, value in zip(stepped, slots.read_steps(stepped), strict=True):
-            engine.board.put_step(slot, value)
-            slot.stepped = False
-        return engine.reduce(slots)
+        return self.engine.reporting.reduce(self.engine.train_slots, steps=True)
 
     # ---------------------------------------------------------------- schedulers
 

@@ -61,6 +61,7 @@ PUBLIC: dict[str, list[str]] = {
         "TrialStopped",
         "callbacks",
         "loggers",
+        "metrics",
         "seed_everything",
         "shutdown",
         "strategies",

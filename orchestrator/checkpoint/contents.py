@@ -50,7 +50,7 @@ class Resumed:
     cursor: Cursor
     accumulate: int
     totals: tuple[int, int]
-    metrics: list[dict[str, Any]]
+    metrics: dict[str, Any]
     gradients: dict[str, Tensor]
     manual: dict[str, list[int]]
 

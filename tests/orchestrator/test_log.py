@@ -16,7 +16,9 @@ from torch import Tensor
 
 import orchestrator as pl
 from orchestrator.errors import MisconfigurationError
-from orchestrator.log_slots import LogSlots, Record, batch_size_of, combine
+from orchestrator.log_choices import Choices
+from orchestrator.log_reduction import Record, combine
+from orchestrator.log_slots import LogSlots
 from orchestrator.loggers.logger import Logger
 from tests.orchestrator.tiny import Tiny, Validated, loader, loss_of, quiet_trainer
 
@@ -659,6 +661,13 @@ def logged_by_ranks(draw: st.DrawFn) -> list[list[tuple[str, str, bool, list[tup
     ]
 
 
+def log_epoch_value(
+    slots: LogSlots, name: str, value: Any, reduce_fx: str, sync: bool, weight: int | None
+) -> None:
+    """Log as ``self.log(..., on_step=False, on_epoch=True)`` does."""
+    slots.log(name, value, False, None, False, True, reduce_fx, sync, None, True, weight, None, False)
+
+
 def records_of(logged: list[tuple[str, str, bool, list[tuple[float, int]]]], tensors: bool) -> list[Record]:
     """Log through real slots, as numbers or as float64 tensors, and return their records."""
     slots = LogSlots()
@@ -666,7 +675,7 @@ def records_of(logged: list[tuple[str, str, bool, list[tuple[float, int]]]], ten
     for name, reduce_fx, sync, batches in logged:
         for value, weight in batches:
             given: Any = torch.tensor(value, dtype=torch.float64) if tensors else value
-            slots.log(name, given, False, None, False, True, reduce_fx, sync, True, weight, False)
+            log_epoch_value(slots, name, given, reduce_fx, sync, weight)
     return slots.epoch_records()
 
 
@@ -710,7 +719,7 @@ def test_all_ranks_compute_the_same(
 @given(st.lists(st.floats(allow_infinity=True, allow_nan=True), min_size=1), st.sampled_from(["min", "max"]))
 def test_an_extreme_over_ranks_keeps_nan(numbers: list[float], reduce_fx: str) -> None:
     """A NaN on any rank makes the smallest and the largest value NaN."""
-    records: list[list[Record]] = [[("x", "hook", reduce_fx, True, number, 1.0)] for number in numbers]
+    records = [[Record("x", "hook", reduce_fx, True, number, 1.0)] for number in numbers]
     found = combine(records)["x", "hook"]
     if any(math.isnan(number) for number in numbers):
         assert math.isnan(found)
@@ -729,7 +738,7 @@ def test_logging_goes_on_exactly_after_a_restore(
         for name, reduce_fx, sync, batches in ranks[0]:
             for value, weight in batches[part]:
                 given: Any = torch.tensor(value, dtype=torch.float32) if tensors else value
-                slots.log(name, given, False, None, False, True, reduce_fx, sync, True, weight, False)
+                log_epoch_value(slots, name, given, reduce_fx, sync, weight)
 
     whole, first, second = LogSlots(), LogSlots(), LogSlots()
     log(whole, slice(None))
@@ -743,35 +752,15 @@ def test_a_restored_slot_knows_how_it_was_asked_for() -> None:
     """A metric that is not logged again after a restore still has its value and its choices."""
     first, second = LogSlots(), LogSlots()
     first.enter("on_train_start")
-    first.log("x", 2.5, True, False, None, None, "max", False, True, None, False)
+    first.log("x", 2.5, True, False, None, None, "max", False, None, True, None, None, False)
     second.restore(first.state())
     (slot,) = second.epoch_slots()
-    assert (slot.name, slot.hook, slot.prog_bar, slot.logger, slot.reduce) == (
+    assert (slot.name, slot.hook, slot.choices) == (
         "x",
         "on_train_start",
-        True,
-        False,
-        "max",
+        Choices(prog_bar=True, logger=False, reduce="max"),
     )
     assert second.epoch_records() == first.epoch_records()
-
-
-@pytest.mark.parametrize(
-    ("batch", "size"),
-    [
-        (torch.zeros(3, 2), 3),
-        (torch.zeros(()), 1),
-        ([torch.zeros(5), torch.zeros(7)], 5),
-        ({"x": {"y": (torch.zeros(6, 1),)}, "z": torch.zeros(2)}, 6),
-        ([1, None, {"a": torch.zeros(4)}], 4),
-        ([], 1),
-        (None, 1),
-        (12, 1),
-    ],
-)
-def test_the_batch_size_is_that_of_the_first_tensor(batch: Any, size: int) -> None:
-    """Weights come from the first tensor that is found in a batch, depth first; 1 without one."""
-    assert batch_size_of(batch) == size
 
 
 def test_log_outside_of_a_call_says_so() -> None:
