@@ -8,26 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim import Optimizer
-from torch.utils.data import Dataset
 
 from modules import rng
+from modules.combined_reading import Reader
 from modules.datamodule import LightningDataModule
-from modules.loader import RankLoader
 from modules.module import LightningModule
 from orchestrator import device
 from orchestrator.board import Board
 from orchestrator.checkpoint import contents
 from orchestrator.errors import MisconfigurationError
 from orchestrator.evaluate import evaluate, gradient_context
-from orchestrator.feed import Feed, batch_limit, empty_loader
+from orchestrator.feed import Feed
 from orchestrator.fit import run_fit
 from orchestrator.hooks import HookTable, overrides
 from orchestrator.job import Job
+from orchestrator.loaders import Loaders
 from orchestrator.log_slots import LogSlots, combine
 from orchestrator.loggers.dummy import DummyLogger
 from orchestrator.optimizers import SchedulerConfig, parse
@@ -39,6 +39,7 @@ from orchestrator.strategies.ddp import DDPStrategy
 from orchestrator.strategies.single import SingleStrategy
 from orchestrator.strategies.strategy import Strategy
 from orchestrator.sweep.stopped import TrialStopped
+from orchestrator.validation_schedule import ValidationClock
 
 if TYPE_CHECKING:
     from orchestrator.trainer import Trainer
@@ -57,7 +58,9 @@ class Engine:
         rng_to_resume: The random state that a checkpoint keeps, where it is not the present one: within a
             validation, which is then run again.
         eval_batches: Batches that were evaluated in this call, by stage and loader.
-        order_seed: The seed of the order of training samples.
+        order_seed: The seed of the order of training samples; a resumed run keeps the one it began with.
+        data: The loaders.
+        validation_clock: Says when validation is due that goes by the time; None where it does not.
         untold: A checkpoint was written since the driver last heard where this run stands.
     """
 
@@ -87,20 +90,19 @@ class Engine:
         self.optimizers: list[Optimizer] = []
         self.schedulers: list[SchedulerConfig] = []
         self.feed: Feed | None = None
-        self.train_loader: RankLoader
-        self.val_loaders: list[RankLoader] = []
-        self.val_limits: list[int | None] = []
         self.stop_agreed = False
         self.resumed: contents.Resumed | None = None
         self.rng_to_resume: dict[str, Any] | None = None
         self.eval_batches: dict[tuple[str, int], int] = {}
         self.order_seed = rng.global_seed() or 0
+        self.validation_clock: ValidationClock | None = None
         self.untold = False
         self._torn_down = False
         self._show = show
         self.shows_progress = show is not None
         self.hooks = HookTable(trainer, self.module, self.datamodule, trainer.callbacks)
         self.transfer: Callable[[Any, int], Any] | None = None
+        self.data = Loaders(self)
 
     @property
     def is_global_zero(self) -> bool:
@@ -138,6 +140,7 @@ class Engine:
     def _attach(self) -> None:
         trainer, module = self.trainer, self.module
         trainer.engine = self
+        trainer.batch_counts = {}
         module.trainer = trainer
         if self.datamodule is not None:
             self.datamodule.trainer = trainer
@@ -170,6 +173,8 @@ class Engine:
         self.strategy.setup(self.module, training=fn == "fit")
         self.transfer = self._build_transfer()
         if fn == "fit":
+            if checkpoint is not None:
+                self.order_seed, self.state.epoch = contents.order_of(checkpoint, self.order_seed)
             self._configure_optimizers()
             if checkpoint is not None:
                 self.resumed = contents.restore_training(self, checkpoint)
@@ -182,11 +187,13 @@ class Engine:
 
     def _evaluate_only(self, fn: str) -> Any:
         kind = {"validate": "val", "test": "test", "predict": "predict"}[fn]
-        if self._limit_of(kind) == 0:
+        if getattr(self.settings, f"limit_{kind}_batches") == 0:
             return []
-        loaders = self._rank_loaders(kind)
+        loaders, limits = self.data.load(kind)
+        if not loaders:
+            return []
         self.fold_seed()
-        return self.evaluate(fn, loaders, self._limits(f"limit_{kind}_batches", loaders))
+        return self.evaluate(fn, loaders, limits)
 
     def _finish(self) -> None:
         for logger in self._own_loggers():
@@ -306,94 +313,12 @@ class Engine:
     def _own_loggers(self) -> Sequence[Any]:
         return self.trainer.loggers if self.is_global_zero else ()
 
-    # ---------------------------------------------------------------- loaders
-
-    def _source(self, kind: str) -> Any:
-        """Return the loaders of a kind: as given, else the data module's, else the module's."""
-        given = self.job.loaders.get(kind)
-        if given is not None:
-            return given
-        name = f"{kind}_dataloader"
-        hook = self.hooks.data_hook(name)
-        self.slots.enter(name)
-        found = hook() if hook is not None else None
-        if found is None:
-            where = "fit" if kind == "train" else {"val": "validate"}.get(kind, kind)
-            raise MisconfigurationError(
-                f"There is no {kind} data: {type(self.module).__qualname__} has no {name}(), and none was "
-                "given. "
-                f"Pass a loader or a datamodule to {where}(), or define {name}()."
-            )
-        return found
-
-    def _rank_loader(self, source: Any, kind: str) -> RankLoader:
-        if isinstance(source, Dataset) or not isinstance(source, Iterable):
-            raise MisconfigurationError(
-                f"The {kind} data is a {type(source).__qualname__}, not an iterable of batches. "
-                "Give a torch.utils.data.DataLoader."
-            )
-        loader = RankLoader(
-            source,
-            rank=self.place.rank,
-            world_size=self.place.world_size,
-            seed=self._order_seed(kind),
-            shard=self.settings.use_distributed_sampler,
-            pad=kind == "train" and self.settings.pad_uneven,
-            whole_batches=kind == "predict",
-            pickler=self.place.pickler,
-        )
-        if loader.num_batches == 0 and self._limit_of(kind) != 0:
-            raise empty_loader(source, kind, self.place.world_size)
-        return loader
-
-    def _order_seed(self, kind: str) -> int:
-        """Return the seed of the order of samples; a resumed run keeps the one that it began with."""
-        if kind == "train" and self.resumed is not None:
-            self.order_seed = self.resumed.cursor.seed
-        return self.order_seed
-
-    def load_training_data(self) -> None:
-        """Build the training loader, and check that a resumed run goes on with the data it had."""
-        self.train_loader = self._rank_loader(self._source("train"), "train")
-        if self.resumed is not None:
-            contents.check_data(
-                self.resumed, self.train_loader, self.state, self.settings.accumulate_grad_batches
-            )
-
-    def has_validation(self) -> bool:
-        """Whether fit validates: there is a validation step, data for it, and no limit of 0."""
-        given = self.job.loaders.get("val") is not None or self.hooks.data_hook("val_dataloader") is not None
-        return (
-            given
-            and self.settings.limit_val_batches != 0
-            and overrides(self.module, "validation_step", LightningModule)
-        )
-
-    def load_validation_data(self) -> None:
-        """Build the validation loaders of fit, once."""
-        if not self.val_loaders and self.has_validation():
-            self.val_loaders = self._rank_loaders("val")
-            self.val_limits = self._limits("limit_val_batches", self.val_loaders)
-
-    def _rank_loaders(self, kind: str) -> list[RankLoader]:
-        source = self._source(kind)
-        sources = list(source) if isinstance(source, (list, tuple)) else [source]
-        return [self._rank_loader(item, kind) for item in sources]
-
-    def _limit_of(self, kind: str) -> int | float | None:
-        limit: int | float | None = getattr(self.settings, f"limit_{kind}_batches")
-        return limit
-
-    def _limits(self, name: str, loaders: list[RankLoader]) -> list[int | None]:
-        limit = getattr(self.settings, name)
-        return [batch_limit(name, limit, loader.num_batches) for loader in loaders]
-
     # ---------------------------------------------------------------- what the loops call
 
     def evaluate(
         self,
         stage: str,
-        loaders: list[RankLoader],
+        loaders: list[Reader],
         limits: list[int | None],
         before_end: Callable[[], None] | None = None,
     ) -> Any:
@@ -429,9 +354,14 @@ class Engine:
                 (slot.name, slot.hook, slot.reduce, slot.sync, value, 1.0)
                 for slot, value in zip(chosen, values, strict=True)
             ]
-            gathered = self.strategy.gather((records, bool(self.trainer.should_stop)))
-            self._take_agreement([stop for _, stop in gathered])
-            combined = combine([rank_records for rank_records, _ in gathered])
+            clock = self.validation_clock
+            gathered = self.strategy.gather(
+                (records, bool(self.trainer.should_stop), clock is not None and clock.is_up())
+            )
+            self._take_agreement([stop for _, stop, _ in gathered])
+            if clock is not None:
+                clock.agreed = gathered[0][2]
+            combined = combine([rank_records for rank_records, _, _ in gathered])
             values = [combined[slot.name, slot.hook] for slot in chosen]
         for slot, value in zip(chosen, values, strict=True):
             self.board.put_step(slot, value)
@@ -523,7 +453,7 @@ class Engine:
 
     def say_global_batch(self) -> None:
         """Tell the user how many samples make one optimizer step, where that is known."""
-        plan = self.train_loader.plan
+        plan = self.data.load_training().plan
         if plan is None or not plan.num_batches:
             return
         ranks, batches = self.place.world_size, self.settings.accumulate_grad_batches
