@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from modules.datamodule import LightningDataModule
 from modules.module import LightningModule
+from orchestrator.batch_limits import empty_loader
 from orchestrator.callbacks.callback import Callback
 from orchestrator.callbacks.model_checkpoint import ModelCheckpoint
 from orchestrator.errors import MisconfigurationError, suggest
-from orchestrator.feed import empty_loader
 from orchestrator.hooks import overrides
 from orchestrator.job import Job
 from orchestrator.loader_forms import check_source, form_of, may_be_empty

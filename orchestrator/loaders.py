@@ -15,8 +15,8 @@ from modules.combined import CombinedLoader
 from modules.combined_reading import CombinedRankLoader, Reader
 from modules.loader import RankLoader
 from modules.module import LightningModule
+from orchestrator.batch_limits import batch_limit, empty_loader
 from orchestrator.errors import MisconfigurationError
-from orchestrator.feed import batch_limit, empty_loader
 from orchestrator.hooks import overrides
 from orchestrator.loader_forms import Form, check_source, form_of, may_be_empty
 from orchestrator.overfitting import in_order
