@@ -16,10 +16,13 @@ class LightningDataModule(HyperparametersMixin):
 
     Attributes:
         prepare_data_per_node: Run ``prepare_data`` on each node, else only on the first.
+        allow_zero_length_dataloader_with_multiple_devices: Accept loaders without a batch; nothing is run on
+            them. A rank that gets none of the data is fine in any case.
         trainer: The trainer that uses this data module; None before.
     """
 
     prepare_data_per_node: bool = True
+    allow_zero_length_dataloader_with_multiple_devices: bool = False
     trainer: Any = None
 
     def prepare_data(self) -> None:

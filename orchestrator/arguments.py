@@ -15,12 +15,13 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from modules.datamodule import LightningDataModule
 from modules.module import LightningModule
+from orchestrator.batch_limits import empty_loader
 from orchestrator.callbacks.callback import Callback
 from orchestrator.callbacks.model_checkpoint import ModelCheckpoint
 from orchestrator.errors import MisconfigurationError, suggest
-from orchestrator.feed import empty_loader
 from orchestrator.hooks import overrides
 from orchestrator.job import Job
+from orchestrator.loader_forms import check_source, form_of, may_be_empty
 from orchestrator.loggers.csv import CSVLogger
 from orchestrator.loggers.dummy import DummyLogger
 from orchestrator.loggers.logger import Logger
@@ -56,10 +57,8 @@ _NOT_YET = frozenset(
         "enable_autolog_hparams",
         "enable_model_summary",
         "max_time",
-        "overfit_batches",
         "plugins",
         "profiler",
-        "reload_dataloaders_every_n_epochs",
         "sync_batchnorm",
     }
 )
@@ -271,12 +270,14 @@ def _check_datamodule(datamodule: Any, fn: str, loaders: dict[str, Any]) -> Ligh
 
 
 def check_loaders(job: Job, settings: Settings, ranks: int) -> None:
-    """Refuse map-style loaders without a batch that were given, before any worker starts."""
+    """Refuse loaders that were given and cannot be read or have no batch, before any worker starts."""
     for kind, given in job.loaders.items():
-        for source in given if isinstance(given, (list, tuple)) else [given]:
+        check_source(given, kind, ranks, sent=True)
+        for name, source in form_of(given, kind).members:
             sized = isinstance(source, DataLoader) and not isinstance(source.dataset, IterableDataset)
-            if sized and len(source) == 0 and getattr(settings, f"limit_{kind}_batches") != 0:
-                raise empty_loader(source, kind, ranks)
+            wanted = getattr(settings, f"limit_{kind}_batches") != 0 and not may_be_empty(job.module)
+            if sized and len(source) == 0 and wanted:
+                raise empty_loader(source, kind, ranks, name)
 
 
 def _check_steps(job: Job) -> None:

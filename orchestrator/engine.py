@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim import Optimizer
-from torch.utils.data import Dataset
 
 from modules import rng
+from modules.combined_reading import Reader
 from modules.datamodule import LightningDataModule
-from modules.loader import RankLoader
 from modules.module import LightningModule
 from modules.optimization import Optimization
 from orchestrator import device
@@ -25,11 +24,12 @@ from orchestrator.board import Board
 from orchestrator.checkpoint import contents
 from orchestrator.errors import MisconfigurationError
 from orchestrator.evaluate import evaluate, gradient_context
-from orchestrator.feed import Feed, batch_limit, empty_loader
+from orchestrator.feed import Feed
 from orchestrator.fit import run_fit
 from orchestrator.hooks import HookTable, overrides
 from orchestrator.job import Job
 from orchestrator.lightning_optimizer import LightningOptimizer
+from orchestrator.loaders import Loaders
 from orchestrator.log_slots import LogSlots
 from orchestrator.loggers.dummy import DummyLogger
 from orchestrator.manual import ManualOptimization, refuse_settings
@@ -50,6 +50,7 @@ from orchestrator.strategies.ddp import DDPStrategy
 from orchestrator.strategies.single import SingleStrategy
 from orchestrator.strategies.strategy import Strategy
 from orchestrator.sweep.stopped import TrialStopped
+from orchestrator.validation_schedule import ValidationClock
 
 if TYPE_CHECKING:
     from orchestrator.trainer import Trainer
@@ -68,7 +69,9 @@ class Engine:
         rng_to_resume: The random state that a checkpoint keeps, where it is not the present one: within a
             validation, which is then run again.
         reporting: Brings what was logged to loggers, callbacks and the display.
-        order_seed: The seed of the order of training samples.
+        order_seed: The seed of the order of training samples; a resumed run keeps the one it began with.
+        data: The loaders.
+        validation_clock: Says when validation is due that goes by the time; None where it does not.
         manual: Runs the module's own optimization; None where optimization is automatic.
         accumulate: Batches that make one step in the running epoch.
         untold: A checkpoint was written since the driver last heard where this run stands.
@@ -103,20 +106,19 @@ class Engine:
         self.accumulate = trainer.accumulate_grad_batches
         self.schedulers: list[SchedulerConfig] = []
         self.feed: Feed | None = None
-        self.train_loader: RankLoader
-        self.val_loaders: list[RankLoader] = []
-        self.val_limits: list[int | None] = []
         self.stop_agreed = False
         self.resumed: contents.Resumed | None = None
         self.rng_to_resume: dict[str, Any] | None = None
         self.reporting = Reporting(self)
         self.order_seed = rng.global_seed() or 0
+        self.validation_clock: ValidationClock | None = None
         self.untold = False
         self._torn_down = False
         self._show = show
         self.shows_progress = show is not None
         self.hooks = HookTable(trainer, self.module, self.datamodule, trainer.callbacks)
         self.transfer: Callable[[Any, int], Any] | None = None
+        self.data = Loaders(self)
 
     @property
     def is_global_zero(self) -> bool:
@@ -154,6 +156,7 @@ class Engine:
     def _attach(self) -> None:
         trainer, module = self.trainer, self.module
         trainer.engine = self
+        trainer.batch_counts = {}
         module.trainer = trainer
         if self.datamodule is not None:
             self.datamodule.trainer = trainer
@@ -192,6 +195,8 @@ class Engine:
         self.strategy.setup(self.module, training=fn == "fit")
         self.transfer = self._build_transfer()
         if fn == "fit":
+            if checkpoint is not None:
+                self.order_seed, self.state.epoch = contents.order_of(checkpoint, self.order_seed)
             self._configure_optimizers()
             if checkpoint is not None:
                 self.resumed = contents.restore_training(self, checkpoint)
@@ -204,11 +209,13 @@ class Engine:
 
     def _evaluate_only(self, fn: str) -> Any:
         kind = {"validate": "val", "test": "test", "predict": "predict"}[fn]
-        if self._limit_of(kind) == 0:
+        if getattr(self.settings, f"limit_{kind}_batches") == 0:
             return []
-        loaders = self._rank_loaders(kind)
+        loaders, limits = self.data.load(kind)
+        if not loaders:
+            return []
         self.fold_seed()
-        return self.evaluate(fn, loaders, self._limits(f"limit_{kind}_batches", loaders))
+        return self.evaluate(fn, loaders, limits)
 
     def _finish(self) -> None:
         for logger in self._own_loggers():
@@ -365,94 +372,12 @@ class Engine:
     def _own_loggers(self) -> Sequence[Any]:
         return self.trainer.loggers if self.is_global_zero else ()
 
-    # ---------------------------------------------------------------- loaders
-
-    def _source(self, kind: str) -> Any:
-        """Return the loaders of a kind: as given, else the data module's, else the module's."""
-        given = self.job.loaders.get(kind)
-        if given is not None:
-            return given
-        name = f"{kind}_dataloader"
-        hook = self.hooks.data_hook(name)
-        self.slots.enter(name)
-        found = hook() if hook is not None else None
-        if found is None:
-            where = "fit" if kind == "train" else {"val": "validate"}.get(kind, kind)
-            raise MisconfigurationError(
-                f"There is no {kind} data: {type(self.module).__qualname__} has no {name}(), and none was "
-                "given. "
-                f"Pass a loader or a datamodule to {where}(), or define {name}()."
-            )
-        return found
-
-    def _rank_loader(self, source: Any, kind: str) -> RankLoader:
-        if isinstance(source, Dataset) or not isinstance(source, Iterable):
-            raise MisconfigurationError(
-                f"The {kind} data is a {type(source).__qualname__}, not an iterable of batches. "
-                "Give a torch.utils.data.DataLoader."
-            )
-        loader = RankLoader(
-            source,
-            rank=self.place.rank,
-            world_size=self.place.world_size,
-            seed=self._order_seed(kind),
-            shard=self.settings.use_distributed_sampler,
-            pad=kind == "train" and self.settings.pad_uneven,
-            whole_batches=kind == "predict",
-            pickler=self.place.pickler,
-        )
-        if loader.num_batches == 0 and self._limit_of(kind) != 0:
-            raise empty_loader(source, kind, self.place.world_size)
-        return loader
-
-    def _order_seed(self, kind: str) -> int:
-        """Return the seed of the order of samples; a resumed run keeps the one that it began with."""
-        if kind == "train" and self.resumed is not None:
-            self.order_seed = self.resumed.cursor.seed
-        return self.order_seed
-
-    def load_training_data(self) -> None:
-        """Build the training loader, and check that a resumed run goes on with the data it had."""
-        self.train_loader = self._rank_loader(self._source("train"), "train")
-        if self.resumed is not None:
-            if self.state.accumulate and self.state.epoch_batches:
-                self.accumulate = self.resumed.accumulate
-            contents.check_data(self.resumed, self.train_loader, self.state, self.accumulate)
-
-    def has_validation(self) -> bool:
-        """Whether fit validates: there is a validation step, data for it, and no limit of 0."""
-        given = self.job.loaders.get("val") is not None or self.hooks.data_hook("val_dataloader") is not None
-        return (
-            given
-            and self.settings.limit_val_batches != 0
-            and overrides(self.module, "validation_step", LightningModule)
-        )
-
-    def load_validation_data(self) -> None:
-        """Build the validation loaders of fit, once."""
-        if not self.val_loaders and self.has_validation():
-            self.val_loaders = self._rank_loaders("val")
-            self.val_limits = self._limits("limit_val_batches", self.val_loaders)
-
-    def _rank_loaders(self, kind: str) -> list[RankLoader]:
-        source = self._source(kind)
-        sources = list(source) if isinstance(source, (list, tuple)) else [source]
-        return [self._rank_loader(item, kind) for item in sources]
-
-    def _limit_of(self, kind: str) -> int | float | None:
-        limit: int | float | None = getattr(self.settings, f"limit_{kind}_batches")
-        return limit
-
-    def _limits(self, name: str, loaders: list[RankLoader]) -> list[int | None]:
-        limit = getattr(self.settings, name)
-        return [batch_limit(name, limit, loader.num_batches) for loader in loaders]
-
     # ---------------------------------------------------------------- what the loops call
 
     def evaluate(
         self,
         stage: str,
-        loaders: list[RankLoader],
+        loaders: list[Reader],
         limits: list[int | None],
         before_end: Callable[[], None] | None = None,
     ) -> Any:
@@ -506,7 +431,7 @@ class Engine:
 
     def say_global_batch(self) -> None:
         """Tell the user how many samples make one optimizer step, where that is known."""
-        plan = self.train_loader.plan
+        plan = self.data.load_training().plan
         if plan is None or not plan.num_batches:
             return
         ranks, batches = self.place.world_size, self.accumulate

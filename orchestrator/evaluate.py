@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from modules.loader import RankLoader
+from modules.combined_reading import Reader
 from orchestrator.log_slots import LogSlots
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _HOOKS = {"validate": "validation", "sanity": "validation", "test": "test", "pre
 def evaluate(
     engine: Engine,
     stage: str,
-    loaders: list[RankLoader],
+    loaders: list[Reader],
     limits: list[int | None],
     before_end: Callable[[], None] | None = None,
 ) -> list[dict[str, float]] | list[list[Any]]:
@@ -76,7 +76,7 @@ def _run_loader(
     hook: str,
     step: Callable[..., Any],
     slots: LogSlots,
-    loader: RankLoader,
+    loader: Reader,
     limit: int | None,
     index: int,
     num_loaders: int,

@@ -8,14 +8,14 @@ steps.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from modules import rng
-from modules.loader import RankLoader
+from modules.combined_reading import CombinedRankLoader, Reader
+from orchestrator.batch_limits import batch_limit
 from orchestrator.batch_size import batch_size_of
 from orchestrator.errors import MisconfigurationError
 from orchestrator.strategies.strategy import Strategy
@@ -32,6 +32,7 @@ class ReadingState:
         epoch_generators: States of the loader's own generators at that moment.
         epoch_kept: The loader's worker processes, which stay for all epochs, had been started by then.
         kept: They have been started now.
+        own: What the loader says itself of where it stands: a stateful one, or several read together.
     """
 
     rng: dict[str, Any]
@@ -40,6 +41,7 @@ class ReadingState:
     epoch_generators: list[Any]
     epoch_kept: bool = False
     kept: bool = False
+    own: dict[str, Any] = field(default_factory=dict)
 
 
 class Feed:
@@ -58,7 +60,7 @@ class Feed:
 
     lends = False
 
-    def __init__(self, loader: RankLoader, strategy: Strategy, num_batches: int | None) -> None:
+    def __init__(self, loader: Reader, strategy: Strategy, num_batches: int | None) -> None:
         self.loader = loader
         self.strategy = strategy
         self.num_batches = num_batches
@@ -93,7 +95,7 @@ class Feed:
             self._restore(resumed.epoch_rng, resumed.epoch_generators)
             self.loader.kept = resumed.epoch_kept
         self._began = rng.capture(), self._generator_states(), self.loader.kept
-        self._iterator = self.loader.iterate(skip)
+        self._iterator = self.loader.iterate(skip, None if resumed is None else resumed.own)
         self._index = skip
         self._counted = list(totals)
         self.has_batch, self.is_last, self.is_over = True, False, False
@@ -112,12 +114,14 @@ class Feed:
             epoch_generators=epoch_generators,
             epoch_kept=epoch_kept,
             kept=self.loader.kept,
+            own=self.loader.own_state(),
         )
 
     def restore(self, resumed: ReadingState) -> None:
         """Stand between epochs, as when `resumed` was taken there."""
         self._restore(resumed.rng, resumed.generators)
         self.loader.kept = resumed.kept
+        self.loader.take_state(resumed.own)
 
     def _generator_states(self) -> list[Any]:
         return [generator.get_state() for generator in self.loader.generators()]
@@ -149,8 +153,15 @@ class Feed:
         """Let go of the batch and of the iterator, and so of its worker processes."""
         self.batch = None
         self._iterator = None
+        self.loader.close()
         self._began = {}, [], False
         self._counted = [0, 0]
+
+    def _size(self, batch: Any) -> int:
+        """Return the samples in a batch: of several loaders, those of all together."""
+        if not isinstance(self.loader, CombinedRankLoader):
+            return batch_size_of(batch)
+        return sum(batch_size_of(part) for part in self.loader.parts(batch) if part is not None)
 
     def _weigh(self, sizes: list[int], rank: int) -> None:
         total, mine = sum(sizes), sizes[rank]
@@ -178,7 +189,7 @@ class PlannedFeed(Feed):
 
     num_batches: int
 
-    def __init__(self, loader: RankLoader, strategy: Strategy, limit: int | float | None) -> None:
+    def __init__(self, loader: Reader, strategy: Strategy, limit: int | float | None) -> None:
         super().__init__(loader, strategy, batch_limit("limit_train_batches", limit, loader.num_batches))
         self._limit = limit
 
@@ -212,7 +223,7 @@ class PlannedFeed(Feed):
                 ) from None
             if self.loader.plan is None:
                 self._counted[0] += 1
-                self._counted[1] += batch_size_of(self.batch)
+                self._counted[1] += self._size(self.batch)
         else:
             self.batch = None
         if self.by_hand and self.lends:
@@ -237,7 +248,7 @@ class OpenFeed(Feed):
         join: Go on until the last rank has run out, instead of ending with the first.
     """
 
-    def __init__(self, loader: RankLoader, strategy: Strategy, limit: int | None, join: bool) -> None:
+    def __init__(self, loader: Reader, strategy: Strategy, limit: int | None, join: bool) -> None:
         super().__init__(loader, strategy, limit if limit is not None else loader.num_batches)
         self._limit = limit
         self._join = join
@@ -254,9 +265,11 @@ class OpenFeed(Feed):
         assert self._iterator is not None
         nothing = object()
         batch = next(self._iterator, nothing)
-        sizes = self.strategy.counts(0 if batch is nothing else max(1, batch_size_of(batch)))
+        sizes = self.strategy.counts(0 if batch is nothing else max(1, self._size(batch)))
         if not any(sizes) or (0 in sizes and not self._join):
             self._notice(sizes)
+            if not self._index and self._is_read_once():
+                self._notice_iterator()
             self.is_over = True
             return False
         self.batch = None if batch is nothing else batch
@@ -280,64 +293,20 @@ class OpenFeed(Feed):
             stacklevel=2,
         )
 
+    def _is_read_once(self) -> bool:
+        return isinstance(self.loader.source, Iterator)
 
-def batch_limit(name: str, limit: int | float | None, num_batches: int | None) -> int | None:
-    """Return how many batches to run: `limit` as Lightning reads it, an int a number and a float a share of
-    the loader.
-
-    Args:
-        name: The argument's name, for the message.
-        limit: What the user gave.
-        num_batches: Batches that there are; None when not known.
-
-    Returns:
-        A number of batches; None for all of a loader of unknown length.
-    """
-    if limit is None or (isinstance(limit, float) and limit == 1.0):
-        return num_batches
-    if isinstance(limit, int):
-        return limit if num_batches is None else min(limit, num_batches)
-    if limit == 0.0:
-        return 0
-    if num_batches is None:
-        raise MisconfigurationError(
-            f"Trainer({name}={limit}) needs a loader with a length, and this one has none. Use a number "
-            "of batches."
+    def _notice_iterator(self) -> None:
+        """Say that an epoch has no batches because its data was used up by an earlier one."""
+        warnings.warn(
+            f"The training data is a {type(self.loader.source).__qualname__}, which can be read once: this "
+            "epoch has no batches. Give a DataLoader, or an object whose __iter__ begins anew; or train for "
+            "one epoch.",
+            stacklevel=2,
         )
-    found = int(num_batches * limit)
-    if found == 0 and num_batches > 0:
-        raise MisconfigurationError(
-            f"Trainer({name}={limit}) gives 0 of {num_batches} batches. Use at least "
-            f"{_least_share(num_batches):.6g}, or an int."
-        )
-    return found
 
 
-def empty_loader(source: Any, kind: str, ranks: int) -> MisconfigurationError:
-    """Return the error for a loader without a batch.
-
-    Args:
-        source: The loader.
-        kind: train, val, test or predict.
-        ranks: Ranks that share it.
-    """
-    dataset: Any = getattr(source, "dataset", None)
-    sized = hasattr(dataset, "__len__")
-    size = f" over {type(dataset).__qualname__} of length {len(dataset)}" if sized else ""
-    return MisconfigurationError(
-        f"The {kind} loader has 0 batches: {type(source).__qualname__}{size}, "
-        f"batch_size={getattr(source, 'batch_size', None)}, drop_last={getattr(source, 'drop_last', None)}, "
-        f"on {ranks} ranks. Give it data, or set limit_{kind}_batches=0 to leave it out."
-    )
-
-
-def _least_share(num_batches: int) -> float:
-    """Return a short number of at least ``1 / num_batches``."""
-    scale: int = 1000 * 10 ** int(math.log10(num_batches))
-    return math.ceil(scale / num_batches) / scale
-
-
-def make_feed(loader: RankLoader, strategy: Strategy, limit: int | float | None, join: bool) -> Feed:
+def make_feed(loader: Reader, strategy: Strategy, limit: int | float | None, join: bool) -> Feed:
     """Return the feed for a loader."""
     total = batch_limit("limit_train_batches", limit, loader.num_batches)
     if loader.exact and total is not None:

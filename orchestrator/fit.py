@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import time
 import warnings
+from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,11 +18,13 @@ import torch
 from modules import rng
 from orchestrator import validation_schedule as validation
 from orchestrator.callbacks.model_checkpoint import ModelCheckpoint
+from orchestrator.checkpoint import contents
 from orchestrator.errors import MisconfigurationError
-from orchestrator.feed import make_feed
+from orchestrator.feed import Feed, make_feed
 from orchestrator.optimizers import SchedulerConfig
 from orchestrator.settings import DEFAULT_MAX_EPOCHS
 from orchestrator.step import EmptyStep, Step, StepParts, Window, build_empty_step, build_step
+from orchestrator.validation_schedule import ValidationClock
 
 if TYPE_CHECKING:
     from orchestrator.checkpoint.contents import Resumed
@@ -33,8 +37,7 @@ def run_fit(engine: Engine) -> None:
     engine.state.stage = "train"
     if engine.settings.limit_train_batches == 0:
         return
-    engine.load_training_data()
-    engine.load_validation_data()
+    _load_data(engine)
     loop = _Loop(engine)
     engine.agree_on_stopping()
     if loop.feed.num_batches == 0:
@@ -50,6 +53,9 @@ def run_fit(engine: Engine) -> None:
             "batch statistics stay. Call module.train() before fit, unless this is meant.",
             stacklevel=2,
         )
+    interval = engine.settings.val_check_interval
+    if isinstance(interval, timedelta):
+        engine.validation_clock = ValidationClock(interval, alone=engine.place.world_size == 1)
     engine.call("on_train_start")
     engine.agree_on_stopping()
     while not loop.is_over():
@@ -57,20 +63,48 @@ def run_fit(engine: Engine) -> None:
     engine.call("on_train_end")
 
 
+def _load_data(engine: Engine) -> None:
+    """Load the data that training and its validation read, and check that a resumed run goes on with its own.
+
+    What the loaders' hooks draw at the start of an epoch in which data is reloaded, an uninterrupted run
+    draws after the state that its checkpoint holds; so does the resumed one.
+    """
+    resumed, state = engine.resumed, engine.state
+    if resumed is not None and not state.epoch_batches and _is_reloaded_in(engine, state.epoch):
+        rng.restore(resumed.reading.rng)
+        engine.data.reload()
+        reading = replace(resumed.reading, rng=rng.capture(), generators=[], own={})
+        engine.resumed = replace(resumed, reading=reading)
+        return
+    engine.data.load_training()
+    engine.data.load_validation()
+    if resumed is not None:
+        if state.accumulate and state.epoch_batches:
+            engine.accumulate = resumed.accumulate
+        contents.check_data(resumed, engine.data.load_training(), state, engine.accumulate)
+
+
+def _is_reloaded_in(engine: Engine, epoch: int) -> bool:
+    """Whether the loaders are asked for anew before `epoch`; counted from epoch 0, also in a resumed run."""
+    every = engine.settings.reload_dataloaders_every_n_epochs
+    return every > 0 and epoch > 0 and epoch % every == 0
+
+
 def sanity_check(engine: Engine) -> None:
     """Try some validation batches before training, leaving no trace in metrics and random streams."""
     batches = engine.settings.num_sanity_val_steps
-    if not batches or engine.job.ckpt_path is not None or not engine.has_validation():
+    if not batches or engine.job.ckpt_path is not None or not engine.data.has_validation():
         return
     with rng.isolated():
         engine.state.stage = "sanity"
         engine.call("on_sanity_check_start")
-        engine.load_validation_data()
+        engine.data.load_validation()
         limits = [
             min(batches, limit) if batches > 0 and limit is not None else batches if batches > 0 else limit
-            for limit in engine.val_limits
+            for limit in engine.data.val_limits
         ]
-        engine.evaluate("sanity", engine.val_loaders, limits)
+        if limits:
+            engine.evaluate("sanity", engine.data.val, limits)
         engine.call("on_sanity_check_end")
     engine.board.clear()
 
@@ -82,12 +116,8 @@ class _Loop:
         self.engine = engine
         self.state = engine.state
         self.settings = engine.settings
-        self.feed = engine.feed = make_feed(
-            engine.train_loader,
-            engine.strategy,
-            engine.settings.limit_train_batches,
-            engine.settings.join_uneven,
-        )
+        self.feed = engine.feed = self.make_feed()
+        self.loaded_for = engine.state.epoch
         self.manual = engine.manual
         self.schedulers = engine.schedulers if self.manual is None else []
         self.window = Window()
@@ -110,7 +140,6 @@ class _Loop:
             self.step, self.empty_step = build_step(parts), build_empty_step(parts)
         else:
             self.step, self.empty_step = self.manual.build_steps(self.window)
-            self.feed.lends = True
         self.step_schedulers = [
             c for c in self.schedulers if c.interval == "step" and not c.reduce_on_plateau
         ]
@@ -127,6 +156,27 @@ class _Loop:
                     stacklevel=2,
                 )
         self.val_every = 0
+
+    def make_feed(self) -> Feed:
+        """Return the stream of the training data as it is loaded now."""
+        engine, settings = self.engine, self.settings
+        feed = make_feed(
+            engine.data.load_training(),
+            engine.strategy,
+            settings.limit_train_batches,
+            settings.join_uneven,
+        )
+        feed.lends = engine.manual is not None
+        return feed
+
+    def reload(self) -> None:
+        """Ask for the data anew where this epoch is one for that, and it was not loaded just for it."""
+        epoch = self.state.epoch
+        if epoch == self.loaded_for or not _is_reloaded_in(self.engine, epoch):
+            return
+        self.loaded_for = epoch
+        self.engine.data.reload()
+        self.feed = self.engine.feed = self.make_feed()
 
     # ---------------------------------------------------------------- ends
 
@@ -153,6 +203,7 @@ class _Loop:
 
     def run_epoch(self) -> None:
         """Train on the batches that are left of the epoch, and end it."""
+        self.reload()
         engine, state, feed = self.engine, self.state, self.feed
         resumed = engine.take_resumed()
         if resumed is not None:
@@ -207,6 +258,7 @@ class _Loop:
         step_schedulers = self.step_schedulers
         max_steps = self.settings.max_steps
         val_every = self.val_every
+        clock_decides = None if engine.validation_clock is None else engine.validation_clock.is_due
         clock, due = time.monotonic, 0.0
         shows_progress, interval_s = engine.shows_progress, engine.progress_interval_s
         val_at = validation.next_validation(
@@ -271,7 +323,13 @@ class _Loop:
             if shows_progress and clock() >= due:
                 due = clock() + interval_s
                 engine.show("train", batch_idx + 1, feed.num_batches)
-            if val_every and (feed.is_last if val_every < 0 else state.epoch_batches == val_at):
+            if val_every and (
+                state.epoch_batches == val_at
+                if val_every > 0
+                else feed.is_last
+                if clock_decides is None
+                else clock_decides()
+            ):
                 self.validate()
                 val_at += val_every
             if (trainer.should_stop if alone else engine.stop_agreed) and self.should_stop():
@@ -296,7 +354,7 @@ class _Loop:
             if state.windows % self.settings.log_every_n_steps == 0:
                 self.engine.reporting.log_steps()
         self.exhaust()
-        if self.val_every < 0 and not state.validated and state.epoch_batches:
+        if self.val_every == validation.AT_EPOCH_END and not state.validated and state.epoch_batches:
             self.validate()
 
     def exhaust(self) -> None:
@@ -324,7 +382,9 @@ class _Loop:
             for hook in engine.hooks.of_module("on_validation_model_zero_grad"):
                 hook()
         engine.rng_to_resume = rng.capture()
-        engine.evaluate("validate", engine.val_loaders, engine.val_limits, before_end=self.after_metrics)
+        engine.evaluate("validate", engine.data.val, engine.data.val_limits, before_end=self.after_metrics)
+        if engine.validation_clock is not None:
+            engine.validation_clock.restart()
         engine.agree_on_stopping()
         if engine.untold:
             engine.tell_standing()
@@ -409,7 +469,7 @@ def _validation_interval(engine: Engine, num_batches: int | None) -> int:
         val_check_interval=engine.settings.val_check_interval,
         check_val_every_n_epoch=engine.settings.check_val_every_n_epoch,
         batches_in_epoch=num_batches,
-        validates=bool(engine.val_loaders) and any(limit != 0 for limit in engine.val_limits),
+        validates=any(limit != 0 for limit in engine.data.val_limits),
     )
 
 

@@ -44,6 +44,7 @@ class Luggage:
         left: Owners and attributes that do not pickle.
         state: The counters.
         board: The metrics.
+        batch_counts: Batches of each loader, by kind of data.
         should_stop: Whether somebody asked to stop.
         rng: The random state.
         result: What the call returns.
@@ -57,6 +58,7 @@ class Luggage:
     left: list[str]
     state: TrainState
     board: Board
+    batch_counts: dict[str, list[int | float]]
     should_stop: bool
     rng: dict[str, Any]
     result: Any
@@ -107,6 +109,7 @@ def pack(trainer: Trainer, job: Job, result: Any, stopped: str | None) -> Luggag
         left=left,
         state=trainer.state,
         board=trainer.board,
+        batch_counts=_batch_counts(trainer),
         should_stop=trainer.should_stop,
         rng=state_rng,
         result=result,
@@ -121,6 +124,7 @@ def unpack(trainer: Trainer, job: Job, luggage: Luggage) -> Any:
         _copy_weights(job.module, luggage)
     trainer.state = luggage.state
     trainer.board = luggage.board
+    trainer.batch_counts = luggage.batch_counts
     trainer.should_stop = luggage.should_stop
     rng.restore(luggage.rng)
     if luggage.left:
@@ -130,6 +134,14 @@ def unpack(trainer: Trainer, job: Job, luggage: Luggage) -> Any:
             stacklevel=4,
         )
     return luggage.result
+
+
+def _batch_counts(trainer: Trainer) -> dict[str, list[int | float]]:
+    """Return the number of batches of each loader, of training that of the last epoch."""
+    counts = dict(trainer.batch_counts)
+    if "train" in counts:
+        counts["train"] = [trainer.num_training_batches]
+    return counts
 
 
 def _put_attributes(trainer: Trainer, job: Job, packed: list[bytes]) -> None:

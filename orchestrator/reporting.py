@@ -53,14 +53,18 @@ class Reporting:
         losses = [] if loss is None else values[-1:]
         if engine.place.world_size > 1:
             records = [slot.step_record(value) for slot, value in named]
+            clock = engine.validation_clock
+            is_up = clock is not None and clock.is_up()
             gathered = engine.strategy.gather(
-                (records, slots.announce(), losses, bool(engine.trainer.should_stop))
+                (records, slots.announce(), losses, bool(engine.trainer.should_stop), is_up)
             )
-            engine.take_agreement([stop for _, _, _, stop in gathered])
-            for _, descriptions, _, _ in gathered:
+            engine.take_agreement([stop for _, _, _, stop, _ in gathered])
+            if clock is not None:
+                clock.agreed = gathered[0][4]
+            for _, descriptions, *_ in gathered:
                 slots.adopt(descriptions)
-            losses = [item for _, _, found, _ in gathered for item in found]
-            named = _combined_steps(slots, [found for found, _, _, _ in gathered])
+            losses = [item for _, _, found, *_ in gathered for item in found]
+            named = _combined_steps(slots, [found for found, *_ in gathered])
         self._put_steps(named)
         self._mention_what_is_not_finite(named, losses)
         self._send({slot.step_name: value for slot, value in named if slot.choices.logger}, self._last_step())

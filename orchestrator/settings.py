@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
+from orchestrator.duration import parse_duration
 from orchestrator.errors import MisconfigurationError, suggest
 from orchestrator.precision import parse_precision
 
@@ -49,8 +51,10 @@ class Settings:
     limit_val_batches: int | float | None = None
     limit_test_batches: int | float | None = None
     limit_predict_batches: int | float | None = None
-    val_check_interval: int | float = 1.0
+    overfit_batches: int | float = 0.0
+    val_check_interval: int | float | timedelta = 1.0
     check_val_every_n_epoch: int | None = 1
+    reload_dataloaders_every_n_epochs: int = 0
     num_sanity_val_steps: int = 2
     log_every_n_steps: int = 50
     accumulate_grad_batches: int = 1
@@ -88,6 +92,9 @@ class Settings:
             values[name] = _whole(name, values[name], least, optional)
         for name in _LIMITS:
             values[name] = _limit(name, values[name])
+        values["overfit_batches"] = _limit("overfit_batches", values["overfit_batches"]) or 0.0
+        if values["overfit_batches"]:
+            values.update(dict.fromkeys(_LIMITS[:2], values["overfit_batches"]))
         values["fast_dev_run"] = _fast_dev_run(values["fast_dev_run"])
         values["val_check_interval"] = _check_interval(values["val_check_interval"])
         values["num_sanity_val_steps"] = (
@@ -105,7 +112,7 @@ class Settings:
             raise MisconfigurationError(
                 "Trainer(check_val_every_n_epoch=None, "
                 f"val_check_interval={values['val_check_interval']}): validation that is not "
-                "tied to epochs needs val_check_interval as a number of batches."
+                "tied to epochs needs val_check_interval as a number of batches or a length of time."
             )
         values["default_root_dir"] = _root(values["default_root_dir"])
         values["resources_per_worker"] = _resources(values["resources_per_worker"])
@@ -124,6 +131,7 @@ _WHOLE_NUMBERS: tuple[tuple[str, int, bool], ...] = (
     ("min_steps", 0, True),
     ("check_val_every_n_epoch", 1, True),
     ("num_sanity_val_steps", -1, True),
+    ("reload_dataloaders_every_n_epochs", 0, False),
     ("log_every_n_steps", 1, True),
     ("accumulate_grad_batches", 1, False),
     ("threads_per_worker", 1, True),
@@ -216,15 +224,25 @@ def _what_fast_dev_run_sets(batches: int) -> dict[str, Any]:
     }
 
 
-def _check_interval(value: Any) -> int | float:
+def _check_interval(value: Any) -> int | float | timedelta:
     if value is None:
         return 1.0
+    if isinstance(value, (str, dict, timedelta)):
+        found = parse_duration("Trainer(val_check_interval=", value)
+        if not found:
+            raise MisconfigurationError(
+                f"Trainer(val_check_interval={value!r}) is no time at all. Use a length of time above 0, or "
+                "1 to validate after every batch."
+            )
+        return found
+    if isinstance(value, float) and value > 1.0 and value == int(value):
+        return int(value)
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
     share = isinstance(value, float) and 0.0 < value <= 1.0
     if not (whole or share):
         raise MisconfigurationError(
-            f"Trainer(val_check_interval={value!r}). Use a share of the epoch above 0.0 up to 1.0, or a "
-            "whole number of batches."
+            f"Trainer(val_check_interval={value!r}). Use a share of the epoch above 0.0 up to 1.0, a whole "
+            "number of batches, or a length of time as 'DD:HH:MM:SS'."
         )
     return value  # type: ignore[no-any-return]
 

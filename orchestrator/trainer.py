@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -65,8 +66,14 @@ class Trainer(TrainerView):
         limit_val_batches: See above.
         limit_test_batches: See above.
         limit_predict_batches: See above.
-        val_check_interval: Validate after this share of an epoch (float) or number of batches (int).
+        overfit_batches: Train and validate on this number (int) or share (float) of batches only, the same
+            in every epoch: sets both limits and turns shuffling off. Validation keeps its own data. 0 is off.
+        val_check_interval: Validate after this share of an epoch (float), number of batches (int), or time
+            since the last validation (a timedelta, keyword arguments of one, or ``"DD:HH:MM:SS"``). On a
+            group rank 0's clock decides, at the log points.
         check_val_every_n_epoch: Validate in every n-th epoch only. None counts batches over epochs.
+        reload_dataloaders_every_n_epochs: Ask for training and validation loaders anew before every n-th
+            epoch, counted from 0, also in a resumed run. 0 never does.
         num_sanity_val_steps: Validation batches tried before training; -1 for all.
         log_every_n_steps: Steps between log points.
         enable_checkpointing: Add a ModelCheckpoint when there is none.
@@ -121,8 +128,10 @@ class Trainer(TrainerView):
         limit_val_batches: int | float | None = None,
         limit_test_batches: int | float | None = None,
         limit_predict_batches: int | float | None = None,
-        val_check_interval: int | float | None = None,
+        overfit_batches: int | float = 0.0,
+        val_check_interval: int | float | str | timedelta | dict[str, int] | None = None,
         check_val_every_n_epoch: int | None = 1,
+        reload_dataloaders_every_n_epochs: int = 0,
         num_sanity_val_steps: int | None = None,
         log_every_n_steps: int | None = None,
         enable_checkpointing: bool | None = None,
@@ -160,6 +169,7 @@ class Trainer(TrainerView):
         self.state = TrainState()
         self.board = Board()
         self.should_stop = False
+        self.batch_counts = {}
         self.engine = None
         self.trial: Trial | None = None
         self.loggers = arguments.loggers_of(logger, self.settings)
@@ -182,8 +192,9 @@ class Trainer(TrainerView):
 
         Args:
             model: The module.
-            train_dataloaders: A loader, an iterable of batches, or a data module.
-            val_dataloaders: A loader or a list of loaders.
+            train_dataloaders: A loader, an iterable of batches, or a data module. Of a dictionary or list of
+                loaders, a batch has one of each; the shorter ones begin again. See `CombinedLoader`.
+            val_dataloaders: A loader, or a list or dictionary of loaders, which run one after the other.
             datamodule: A data module, instead of loaders.
             ckpt_path: A checkpoint to go on from: a path, ``"last"`` or ``"best"``.
 

@@ -1,13 +1,15 @@
 """What a user and hooks read from the Trainer: counters, metrics, where it runs, its parts.
 
-Reading never communicates and never starts anything. During a call the values are those of this process's
-run; afterwards they are what the run left, also where it ran on a group. What only a run in this process has
-is None, empty or zero without one, as each property says; an estimate that cannot be made is a
-`RuntimeError`.
+Reading never communicates, and starts nothing; only an estimate may load the training data. During a call the
+values are those of this process's run; afterwards they are what the run left, also where it ran on a group.
+What only a run in this process has is None, empty or zero without one, as each property says; an estimate
+that cannot be made is a `RuntimeError`.
 """
 
 from __future__ import annotations
 
+import math
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,6 +46,7 @@ class TrainerView:
         callbacks: All callbacks, those that save checkpoints last.
         loggers: All loggers.
         engine: The run of this process, or its last one; None where there was none.
+        batch_counts: Batches of each loader that the last call ran, by kind of data.
     """
 
     settings: Settings
@@ -53,6 +56,7 @@ class TrainerView:
     callbacks: list[Callback]
     loggers: list[Logger]
     engine: Engine | None
+    batch_counts: dict[str, list[int | float]]
     _module: LightningModule | None
     _datamodule: LightningDataModule | None
 
@@ -117,8 +121,8 @@ class TrainerView:
         return self.settings.min_steps
 
     @property
-    def val_check_interval(self) -> int | float:
-        """As given."""
+    def val_check_interval(self) -> int | float | timedelta:
+        """As given; a length of time as a timedelta."""
         return self.settings.val_check_interval
 
     @property
@@ -279,18 +283,30 @@ class TrainerView:
 
     @property
     def num_training_batches(self) -> int | float:
-        """Training batches of an epoch on this rank; infinite when not known, 0 before the data is loaded."""
+        """Training batches of an epoch on the rank that has most; infinite when not known, 0 before the data
+        is loaded.
+        """
         feed = None if self.engine is None else self.engine.feed
         if feed is None:
-            return 0
-        return float("inf") if feed.num_batches is None else feed.num_batches
+            return self.batch_counts.get("train", [0])[0]
+        return math.inf if feed.num_batches is None else feed.num_batches
 
     @property
     def num_val_batches(self) -> list[int | float]:
-        """Validation batches of each loader on this rank that fit runs; infinite when not known, empty
-        without validation.
+        """Validation batches of each loader on the rank that has most; infinite when not known, empty without
+        validation. Loaders that are read together count as one.
         """
-        return [] if self.engine is None else _counts(self.engine.val_limits)
+        return list(self.batch_counts.get("val", []))
+
+    @property
+    def num_test_batches(self) -> list[int | float]:
+        """Test batches of each loader, likewise."""
+        return list(self.batch_counts.get("test", []))
+
+    @property
+    def num_predict_batches(self) -> list[int | float]:
+        """Prediction batches of each loader, likewise."""
+        return list(self.batch_counts.get("predict", []))
 
     @property
     def num_sanity_val_batches(self) -> list[int | float]:
@@ -311,40 +327,57 @@ class TrainerView:
         """Optimizer steps of the whole fit, as far as limits and the length of the data say; infinite when
         they do not.
 
+        Within fit, from ``configure_optimizers`` on, it loads the training data if the answer needs them, and
+        they are not loaded again. So ``train_dataloader`` runs earlier than it would, and what it draws from
+        the random generators comes earlier too.
+
         Raises:
-            RuntimeError: The length of the training data is needed and not known yet.
+            RuntimeError: The length of the training data is needed, and no fit runs or has run.
         """
-        feed = None if self.engine is None else self.engine.feed
-        batches = None if feed is None else self.num_training_batches
         schedules = (getattr(item, "scheduling", None) for item in self.callbacks)
         planned = next((item for item in schedules if isinstance(item, dict)), None)
-        steps = estimate_steps(self.settings, batches, planned or {0: self.accumulate_grad_batches})
+        accumulation = planned or {0: self.accumulate_grad_batches}
+        steps = estimate_steps(self.settings, self._known_training_batches(), accumulation)
+        if steps is None and self.engine is not None and self.engine.job.fn == "fit":
+            self.engine.data.load_training()
+            steps = estimate_steps(self.settings, self.num_training_batches, accumulation)
         if steps is None:
             raise RuntimeError(
-                "trainer.estimated_stepping_batches is read before the training data is loaded, and "
+                "trainer.estimated_stepping_batches is read before a fit has training data, and "
                 f"Trainer(max_epochs={self.max_epochs}, max_steps={self.max_steps}) counts epochs. "
-                "Read it from on_train_start on, or set max_steps, and max_epochs=-1."
+                "Read it in configure_optimizers or later, or set max_steps, and max_epochs=-1."
             )
         return steps
 
+    def _known_training_batches(self) -> int | float | None:
+        if self.settings.limit_train_batches == 0:
+            return 0
+        return self.num_training_batches if "train" in self.batch_counts else None
+
     @property
     def train_dataloader(self) -> Any:
-        """The training loader of the run in this process, as the user made it; None before it is loaded."""
-        feed = None if self.engine is None else self.engine.feed
-        return None if feed is None else feed.loader.source
+        """The training loader, or collection of loaders, of the run in this process, as the user made it;
+        None before it is loaded.
+        """
+        return self._loaded("train")
 
     @property
     def val_dataloaders(self) -> Any:
-        """The validation loaders of the run in this process, as they were given; those that fit takes from a
-        ``val_dataloader`` method as one or a list; None where there are none yet.
-        """
-        if self.engine is None:
-            return None
-        given = self.engine.job.loaders.get("val")
-        found = [loader.source for loader in self.engine.val_loaders]
-        if given is not None or not found:
-            return given
-        return found[0] if len(found) == 1 else found
+        """The validation loaders of the run in this process, as the user made them; None before."""
+        return self._loaded("val")
+
+    @property
+    def test_dataloaders(self) -> Any:
+        """The test loaders of the run in this process, as the user made them; None before."""
+        return self._loaded("test")
+
+    @property
+    def predict_dataloaders(self) -> Any:
+        """The prediction loaders of the run in this process, as the user made them; None before."""
+        return self._loaded("predict")
+
+    def _loaded(self, kind: str) -> Any:
+        return None if self.engine is None else self.engine.data.sources.get(kind)
 
     @property
     def ckpt_path(self) -> str | None:
@@ -388,7 +421,3 @@ class TrainerView:
         """The first callback that stops early."""
         found = self.early_stopping_callbacks
         return found[0] if found else None
-
-
-def _counts(limits: list[int | None]) -> list[int | float]:
-    return [float("inf") if limit is None else limit for limit in limits]

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from modules import rng
 from modules.checkpoint import format as checkpoint_format
+from modules.combined_reading import Reader
 from modules.cursor import Cursor
 from modules.datamodule import LightningDataModule
-from modules.loader import RankLoader
 from modules.module import LightningModule
 from orchestrator.checkpoint import lightning_loops
 from orchestrator.errors import MisconfigurationError
@@ -193,6 +193,18 @@ def read_for(engine: Engine) -> dict[str, Any]:
     return checkpoint_format.read(engine.job.ckpt_path)
 
 
+def order_of(content: dict[str, Any], seed: int) -> tuple[int, int]:
+    """Return the seed of the order of samples that a run of ours goes on with, else `seed`; and its epoch.
+
+    Known before the training state is restored, for data that is loaded earlier.
+    """
+    ours = content.get("orchestrator")
+    if ours is None:
+        return seed, lightning_loops.place(content)[0]
+    counters = ours["counters"]
+    return ours["cursor"]["seed"], counters["epoch"] + bool(counters["epoch_ended"])
+
+
 def restore_module(engine: Engine, content: dict[str, Any]) -> None:
     """Load the weights, after the module's hook; in fit also the data module's and the callbacks' states."""
     for hook in engine.hooks.of_module("on_load_checkpoint"):
@@ -289,7 +301,7 @@ def _take_from_lightning(engine: Engine, content: dict[str, Any]) -> None:
         )
 
 
-def check_data(resumed: Resumed, loader: RankLoader, state: TrainState, accumulate: int) -> None:
+def check_data(resumed: Resumed, loader: Reader, state: TrainState, accumulate: int) -> None:
     """Refuse to go on in the middle of an epoch where that cannot be done exactly.
 
     Args:

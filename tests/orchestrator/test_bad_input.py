@@ -292,13 +292,6 @@ def test_a_data_set_is_no_loader(source: Any) -> None:
         quiet_trainer().fit(Validated(), loader(4), source)
 
 
-@pytest.mark.parametrize("several", [{"a": loader(4), "b": loader(4)}, [loader(4), loader(4)]])
-def test_several_training_loaders_are_refused(several: Any) -> None:
-    """A collection of loaders where one is read is refused rather than iterated."""
-    with pytest.raises(ValueError, match="Give one DataLoader"):
-        quiet_trainer().fit(Tiny(), several)
-
-
 def test_a_share_that_is_no_batch_is_refused() -> None:
     """A share of the batches that rounds down to none is refused with the least that is one."""
     for batches, least in ((3, "0.334"), (40, "0.025")):

@@ -7,6 +7,7 @@ import math
 import os
 import pickle
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,10 @@ DEFAULTS = {
     "limit_val_batches": None,
     "limit_test_batches": None,
     "limit_predict_batches": None,
+    "overfit_batches": 0.0,
     "val_check_interval": 1.0,
     "check_val_every_n_epoch": 1,
+    "reload_dataloaders_every_n_epochs": 0,
     "num_sanity_val_steps": 2,
     "log_every_n_steps": 50,
     "accumulate_grad_batches": 1,
@@ -91,6 +94,12 @@ ACCEPTED: list[tuple[str, Any, Any]] = [
     ("val_check_interval", 0.25, 0.25),
     ("val_check_interval", 1, 1),
     ("val_check_interval", None, 1.0),
+    ("val_check_interval", 3.0, 3),
+    ("val_check_interval", "01:00:00:30", timedelta(days=1, seconds=30)),
+    ("val_check_interval", {"minutes": 2}, timedelta(seconds=120)),
+    ("val_check_interval", timedelta(seconds=5), timedelta(seconds=5)),
+    ("overfit_batches", 2, 2),
+    ("overfit_batches", 0.5, 0.5),
     ("num_sanity_val_steps", None, 2),
     ("num_sanity_val_steps", -1, -1),
     ("num_sanity_val_steps", 0, 0),
@@ -128,9 +137,11 @@ REFUSED: dict[str, tuple[list[Any], str]] = {
     "limit_test_batches": (_SHARE, "whole number of batches|a share from 0.0 to 1.0"),
     "limit_predict_batches": (_SHARE, "whole number of batches|a share from 0.0 to 1.0"),
     "val_check_interval": (
-        [0, 0.0, -1, -0.5, 1.5, True, "1", math.nan],
-        "Use a share of the epoch above 0.0 up to 1.0, or a whole number of batches.",
+        [0, 0.0, -1, -0.5, 1.5, True, "1", "1:00", "00:25:00:00", {"foo": 1}, {"seconds": -1}, math.nan],
+        "'DD:HH:MM:SS'.",
     ),
+    "overfit_batches": (_SHARE, "whole number of batches|a share from 0.0 to 1.0"),
+    "reload_dataloaders_every_n_epochs": ([*_WHOLE, -1, None], "Use a whole number of at least 0."),
     "check_val_every_n_epoch": ([*_WHOLE, 0], "Use a whole number of at least 1 or None."),
     "num_sanity_val_steps": (_WHOLE, "Use a whole number of at least -1 or None."),
     "log_every_n_steps": ([*_WHOLE, 0], "Use a whole number of at least 1 or None."),
@@ -194,7 +205,7 @@ def test_a_wrong_value_is_refused_with_advice(name: str, value: Any, advice: str
         settings(**{name: value})
     text = str(error.value)
     assert text.startswith(f"Trainer({name}={value!r})")
-    alternatives = advice.split("|") if name.startswith("limit_") else [advice]
+    alternatives = advice.split("|")
     assert any(alternative in text for alternative in alternatives)
 
 
