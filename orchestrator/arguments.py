@@ -49,17 +49,12 @@ _INSTEAD = {
 _NOT_YET = frozenset(
     {
         "barebones",
-        "benchmark",
-        "detect_anomaly",
-        "deterministic",
         "enable_autolog_hparams",
         "enable_model_summary",
         "max_time",
         "overfit_batches",
-        "plugins",
         "profiler",
         "reload_dataloaders_every_n_epochs",
-        "sync_batchnorm",
     }
 )
 

@@ -19,6 +19,7 @@ from modules import rng
 from modules.datamodule import LightningDataModule
 from modules.loader import RankLoader
 from modules.module import LightningModule
+from orchestrator import compile as compilation
 from orchestrator import device
 from orchestrator.board import Board
 from orchestrator.checkpoint import contents
@@ -35,12 +36,13 @@ from orchestrator.place import Place
 from orchestrator.precision import Precision
 from orchestrator.progress import ProgressRecord
 from orchestrator.step import needs_closure
-from orchestrator.strategies.ddp import DDPStrategy
-from orchestrator.strategies.single import SingleStrategy
+from orchestrator.strategies.making import make_strategy
 from orchestrator.strategies.strategy import Strategy
 from orchestrator.sweep.stopped import TrialStopped
+from orchestrator.torch_modes import torch_modes
 
 if TYPE_CHECKING:
+    from orchestrator.requeue import Requeue
     from orchestrator.trainer import Trainer
 
 
@@ -58,6 +60,7 @@ class Engine:
             validation, which is then run again.
         eval_batches: Batches that were evaluated in this call, by stage and loader.
         order_seed: The seed of the order of training samples.
+        requeue: Asked at log points whether the job goes back into its queue; None where there is no queue.
         untold: A checkpoint was written since the driver last heard where this run stands.
     """
 
@@ -76,12 +79,8 @@ class Engine:
         self.board: Board = trainer.board
         self.module: LightningModule = job.module
         self.datamodule: LightningDataModule | None = job.datamodule
-        self.strategy: Strategy = (
-            SingleStrategy(place.device)
-            if place.world_size == 1
-            else DDPStrategy(place.device, **self.settings.ddp_options)
-        )
         self.precision = Precision.create(self.settings.precision, place.device)
+        self.strategy: Strategy = make_strategy(self.settings, place, self.precision)
         self.train_slots = LogSlots()
         self.slots = self.train_slots
         self.optimizers: list[Optimizer] = []
@@ -96,6 +95,7 @@ class Engine:
         self.eval_batches: dict[tuple[str, int], int] = {}
         self.order_seed = rng.global_seed() or 0
         self.untold = False
+        self.requeue: Requeue | None = None
         self._torn_down = False
         self._show = show
         self.shows_progress = show is not None
@@ -117,13 +117,14 @@ class Engine:
         self.board.clear()
         self._attach()
         try:
-            self._prepare()
-            result = None
-            if fn == "fit":
-                self._fit()
-            else:
-                result = self._evaluate_only(fn)
-            self._finish()
+            with torch_modes(self.settings, fn):
+                self._prepare()
+                result = None
+                if fn == "fit":
+                    self._fit()
+                else:
+                    result = self._evaluate_only(fn)
+                self._finish()
             return result
         except TrialStopped:
             self._finish()
@@ -148,6 +149,8 @@ class Engine:
         self.state.stage = ""
         self.train_slots.table = self.train_slots.batch = None
         self.strategy.teardown()
+        compilation.remove(self.module)
+        self.precision.revert(self.module)
         if self.feed is not None:
             self.feed.close()
 
@@ -163,10 +166,14 @@ class Engine:
         for hook in self.hooks.of_datamodule("setup") + self.hooks["setup"]:
             hook(fn)
         self.slots.enter("configure_model")
-        self.module.configure_model()
+        with self.precision.new_tensors():
+            self.module.configure_model()
         checkpoint = contents.read_for(self) if self.job.ckpt_path is not None else None
         if checkpoint is not None:
             contents.restore_module(self, checkpoint)
+        self.precision.convert(self.module, self.place.device)
+        if self.job.compile is not None:
+            compilation.install(self.module, fn, self.job.compile)
         self.strategy.setup(self.module, training=fn == "fit")
         self.transfer = self._build_transfer()
         if fn == "fit":
@@ -191,6 +198,7 @@ class Engine:
     def _finish(self) -> None:
         for logger in self._own_loggers():
             logger.finalize("success")
+        self.strategy.bring_back(self.module)
         self.call_teardown()
         self.state.status = "finished"
 
@@ -251,6 +259,9 @@ class Engine:
         move = self.hooks.data_hook("transfer_batch_to_device")
         after = self.hooks.data_hook("on_after_batch_transfer")
         target = self.place.device
+        dtype = self.precision.dtype
+        if dtype is not None:
+            given, before = before, lambda batch, index: _converted(batch, index, dtype, given)
         if before is None and move is None and after is None:
             return None if target.type == "cpu" else lambda batch, index: device.move(batch, target)
 
@@ -546,3 +557,9 @@ class Engine:
                 done=done,
             )
         )
+
+
+def _converted(batch: Any, index: int, dtype: torch.dtype, then: Callable[[Any, int], Any] | None) -> Any:
+    """Return the batch with floating-point tensors of type `dtype`, then as the user's hook makes it."""
+    converted = device.cast(batch, dtype)
+    return converted if then is None else then(converted, index)

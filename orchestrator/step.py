@@ -8,6 +8,7 @@ run the same hooks in the same order.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -144,6 +145,7 @@ def build_empty_step(parts: StepParts) -> Callable[[int], None]:
     finish = _build_finish(parts)
     zero_grad = _build_zero_grad(parts)
     commit = None if optimizer is None else _build_commit(parts, optimizer, finish)
+    along = _build_along(parts) if parts.strategy.in_step else None
     own_step = _calls_optimizer_itself(parts)
 
     def step(batch_idx: int) -> None:
@@ -152,6 +154,8 @@ def build_empty_step(parts: StepParts) -> Callable[[int], None]:
             return
         if window.first:
             zero_grad(batch_idx)
+        if along is not None:
+            along()
         if not window.last:
             return
         if own_step:
@@ -161,6 +165,19 @@ def build_empty_step(parts: StepParts) -> Callable[[int], None]:
             commit()
 
     return step
+
+
+def _build_along(parts: StepParts) -> Callable[[], None]:
+    """Return what runs forward and backward for the sake of other ranks, with weight 0."""
+    context = parts.precision.autocast or contextlib.nullcontext()
+
+    def along() -> None:
+        with context:
+            loss = loss_of(parts.strategy.run_along())
+        if loss is not None:
+            (loss * 0.0).backward()
+
+    return along
 
 
 def _calls_optimizer_itself(parts: StepParts) -> bool:
@@ -229,7 +246,7 @@ def _build_forward_backward(parts: StepParts) -> Step:
     )
     autocast, scaler, optimizer = parts.precision.autocast, parts.precision.scaler, parts.optimizer
     takes_index = training_step_arguments(module) == 2
-    reduced_step, local_step = strategy.training_step, module.training_step
+    reduced_step, local_step = strategy.training_step, strategy.local_step
     alone = strategy.world_size == 1
     before_backward, after_backward = hooks["on_before_backward"], hooks["on_after_backward"]
     zero_grad = _build_zero_grad(parts)

@@ -61,6 +61,7 @@ PUBLIC: dict[str, list[str]] = {
         "TrialStopped",
         "callbacks",
         "loggers",
+        "plugins",
         "seed_everything",
         "shutdown",
         "strategies",
@@ -68,7 +69,7 @@ PUBLIC: dict[str, list[str]] = {
 }
 # By import name: what pyproject.toml declares for everyone, and what a file may try to import and do without.
 REQUIRED = {"numpy", "psutil", "pyarrow", "ray", "rich", "tensorboard", "torch", "yaml"}
-OPTIONAL = {"lightning", "onnx", "pytorch_lightning"}
+OPTIONAL = {"lightning", "onnx", "pytorch_lightning", "torchao"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
