@@ -21,6 +21,7 @@ from modules.optimization import OptimizationMixin
 from modules.saving import load_from_checkpoint
 
 _ATTACHED = ("_trainer", "_log_sink", "_optimization")
+_LEFT_BEHIND = ("_compiled_steps",)
 
 
 class LightningModule(OptimizationMixin, HyperparametersMixin, nn.Module):
@@ -530,7 +531,8 @@ class LightningModule(OptimizationMixin, HyperparametersMixin, nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
-        return {**state, **dict.fromkeys(_ATTACHED)}
+        kept = {name: value for name, value in state.items() if name not in _LEFT_BEHIND}
+        return {**kept, **dict.fromkeys(_ATTACHED)}
 
     def _warn_unattached(self, stacklevel: int) -> None:
         if self.__dict__.get("_warned_unattached"):

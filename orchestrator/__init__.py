@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from orchestrator import callbacks as callbacks
     from orchestrator import loggers as loggers
     from orchestrator import metrics as metrics
+    from orchestrator import plugins as plugins
     from orchestrator import strategies as strategies
     from orchestrator import utilities as utilities
     from orchestrator.callbacks.callback import Callback as Callback
@@ -42,7 +43,7 @@ _HOMES = {
     "seed_everything": "modules.rng",
     "shutdown": "orchestrator.lifetime",
 }
-_SUBPACKAGES = ("callbacks", "loggers", "metrics", "strategies", "utilities")
+_SUBPACKAGES = ("callbacks", "loggers", "metrics", "plugins", "strategies", "utilities")
 
 __all__ = [
     "Callback",
@@ -55,6 +56,7 @@ __all__ = [
     "callbacks",
     "loggers",
     "metrics",
+    "plugins",
     "seed_everything",
     "shutdown",
     "strategies",

@@ -51,15 +51,10 @@ _INSTEAD = {
 _NOT_YET = frozenset(
     {
         "barebones",
-        "benchmark",
-        "detect_anomaly",
-        "deterministic",
         "enable_autolog_hparams",
         "enable_model_summary",
         "max_time",
-        "plugins",
         "profiler",
-        "sync_batchnorm",
     }
 )
 

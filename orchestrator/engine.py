@@ -19,6 +19,7 @@ from modules.combined_reading import Reader
 from modules.datamodule import LightningDataModule
 from modules.module import LightningModule
 from modules.optimization import Optimization
+from orchestrator import compile as compilation
 from orchestrator import device
 from orchestrator.board import Board
 from orchestrator.checkpoint import contents
@@ -46,13 +47,14 @@ from orchestrator.precision import Precision
 from orchestrator.progress import ProgressRecord
 from orchestrator.reporting import Reporting
 from orchestrator.step import AutomaticOptimization
-from orchestrator.strategies.ddp import DDPStrategy
-from orchestrator.strategies.single import SingleStrategy
+from orchestrator.strategies.making import make_strategy
 from orchestrator.strategies.strategy import Strategy
 from orchestrator.sweep.stopped import TrialStopped
+from orchestrator.torch_modes import torch_modes
 from orchestrator.validation_schedule import ValidationClock
 
 if TYPE_CHECKING:
+    from orchestrator.requeue import Requeue
     from orchestrator.trainer import Trainer
 
 
@@ -74,6 +76,7 @@ class Engine:
         validation_clock: Says when validation is due that goes by the time; None where it does not.
         manual: Runs the module's own optimization; None where optimization is automatic.
         accumulate: Batches that make one step in the running epoch.
+        requeue: Asked at log points whether the job goes back into its queue; None where there is no queue.
         untold: A checkpoint was written since the driver last heard where this run stands.
     """
 
@@ -92,12 +95,8 @@ class Engine:
         self.board: Board = trainer.board
         self.module: LightningModule = job.module
         self.datamodule: LightningDataModule | None = job.datamodule
-        self.strategy: Strategy = (
-            SingleStrategy(place.device)
-            if place.world_size == 1
-            else DDPStrategy(place.device, **self.settings.ddp_options)
-        )
         self.precision = Precision.create(self.settings.precision, place.device)
+        self.strategy: Strategy = make_strategy(self.settings, place, self.precision)
         self.train_slots = LogSlots(MetricObjects(self.module, place.world_size))
         self.slots = self.train_slots
         self.optimizers: list[Optimizer] = []
@@ -113,6 +112,7 @@ class Engine:
         self.order_seed = rng.global_seed() or 0
         self.validation_clock: ValidationClock | None = None
         self.untold = False
+        self.requeue: Requeue | None = None
         self._torn_down = False
         self._show = show
         self.shows_progress = show is not None
@@ -135,13 +135,14 @@ class Engine:
         self.board.clear()
         self._attach()
         try:
-            self._prepare()
-            result = None
-            if fn == "fit":
-                self._fit()
-            else:
-                result = self._evaluate_only(fn)
-            self._finish()
+            with torch_modes(self.settings, fn):
+                self._prepare()
+                result = None
+                if fn == "fit":
+                    self._fit()
+                else:
+                    result = self._evaluate_only(fn)
+                self._finish()
             return result
         except TrialStopped:
             self._finish()
@@ -173,6 +174,8 @@ class Engine:
         self.state.stage = ""
         self.train_slots.table = self.train_slots.batch = None
         self.strategy.teardown()
+        compilation.remove(self.module)
+        self.precision.revert(self.module)
         if self.feed is not None:
             self.feed.close()
 
@@ -188,10 +191,14 @@ class Engine:
         for hook in self.hooks.of_datamodule("setup") + self.hooks["setup"]:
             hook(fn)
         self.slots.enter("configure_model")
-        self.module.configure_model()
+        with self.precision.new_tensors():
+            self.module.configure_model()
         checkpoint = contents.read_for(self) if self.job.ckpt_path is not None else None
         if checkpoint is not None:
             contents.restore_module(self, checkpoint)
+        self.precision.convert(self.module, self.place.device)
+        if self.job.compile is not None:
+            compilation.install(self.module, fn, self.job.compile)
         self.strategy.setup(self.module, training=fn == "fit")
         self.transfer = self._build_transfer()
         if fn == "fit":
@@ -220,6 +227,7 @@ class Engine:
     def _finish(self) -> None:
         for logger in self._own_loggers():
             logger.finalize("success")
+        self.strategy.bring_back(self.module)
         self.call_teardown()
         self.state.status = "finished"
 
@@ -280,6 +288,9 @@ class Engine:
         move = self.hooks.data_hook("transfer_batch_to_device")
         after = self.hooks.data_hook("on_after_batch_transfer")
         target = self.place.device
+        dtype = self.precision.dtype
+        if dtype is not None:
+            given, before = before, lambda batch, index: _converted(batch, index, dtype, given)
         if before is None and move is None and after is None:
             return None if target.type == "cpu" else lambda batch, index: device.move(batch, target)
 
@@ -454,3 +465,9 @@ class Engine:
                 done=done,
             )
         )
+
+
+def _converted(batch: Any, index: int, dtype: torch.dtype, then: Callable[[Any, int], Any] | None) -> Any:
+    """Return the batch with floating-point tensors of type `dtype`, then as the user's hook makes it."""
+    converted = device.cast(batch, dtype)
+    return converted if then is None else then(converted, index)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import inspect
 import itertools
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,7 +47,7 @@ def evaluate(
     """
     hook = _HOOKS[stage]
     slots = LogSlots(engine.train_slots.objects, engine.train_slots.told)
-    step = _step_function(getattr(engine.module, f"{hook}_step"), len(loaders) > 1)
+    step = _step_function(engine.strategy.step_of(getattr(engine.module, f"{hook}_step")), len(loaders) > 1)
     outputs: list[list[Any]] = []
     with _attached(engine, stage, slots), _evaluation_mode(engine, hook), engine.without_gradients(stage):
         engine.call(f"on_{hook}_start")
@@ -93,7 +93,8 @@ def _run_loader(
     clock, due = time.monotonic, 0.0
     loader.start_epoch(engine.state.epoch)
     batch_idx = 0
-    for batch in itertools.islice(loader.iterate(), limit):
+    batches: Iterable[Any] = itertools.islice(loader.iterate(), limit)
+    for batch in engine.strategy.keep_pace(batches, autocast or nullcontext()):
         if transfer is not None:
             slots.table, slots.where = None, "a batch transfer hook"
             batch = transfer(batch, index)

@@ -320,6 +320,8 @@ class _Loop:
                     hook(None, None, batch_idx)
             if window.last and state.windows % log_every == 0:
                 engine.reporting.log_steps(outputs)
+                if engine.requeue is not None:
+                    engine.requeue.check(engine)
             if shows_progress and clock() >= due:
                 due = clock() + interval_s
                 engine.show("train", batch_idx + 1, feed.num_batches)

@@ -179,6 +179,8 @@ def _copy_weights(module: nn.Module, luggage: Luggage) -> None:
     with torch.no_grad():
         for name, tensor in weights.items():
             if name not in lost:
+                if own[name].dtype != tensor.dtype:  # the run's precision has cast it
+                    own[name].data = own[name].data.to(tensor.dtype)
                 own[name].copy_(tensor)
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name in luggage.trainable)

@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from orchestrator.compile import parse_compile
 from orchestrator.duration import parse_duration
 from orchestrator.errors import MisconfigurationError, suggest
+from orchestrator.hardware import parse_accelerator, parse_devices
 from orchestrator.precision import parse_precision
+from orchestrator.strategies.names import parse_strategy
+from orchestrator.strategies.specs import Spec, timeout_s
 
-ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
-STRATEGIES = (
-    "auto",
-    "single",
-    "ddp",
-    "ddp_find_unused_parameters_true",
-    "ddp_find_unused_parameters_false",
-)
 DEFAULT_MAX_EPOCHS = 1000
 """Epochs of a fit for which neither epochs nor steps were given."""
 _LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches")
@@ -34,12 +30,18 @@ class Settings:
     """The Trainer's arguments, as `Trainer` documents them.
 
     Attributes:
-        ddp_options: Keyword arguments of torch's `DistributedDataParallel`, which follow from the strategy.
+        strategy: auto, single, ddp or fsdp.
+        strategy_spec: What the strategy's name or instance says in detail; None for auto.
+        strategy_note: What the plan adds about a name that means something else in Lightning.
+        devices: A number, ``"auto"``, or the numbers of GPUs.
+        compile: Keyword arguments of ``torch.compile``; None compiles nothing.
     """
 
     accelerator: str = "auto"
     strategy: str = "auto"
-    devices: int | str = "auto"
+    strategy_spec: Spec | None = None
+    strategy_note: str = ""
+    devices: int | str | tuple[int, ...] = "auto"
     num_nodes: int = 1
     precision: str = "32-true"
     fast_dev_run: int = 0
@@ -71,7 +73,11 @@ class Settings:
     threads_per_worker: int | None = None
     start_timeout_s: float = 60.0
     collective_timeout_s: float = 1800.0
-    ddp_options: dict[str, Any] = field(default_factory=dict)
+    sync_batchnorm: bool = False
+    deterministic: bool | str = False
+    benchmark: bool | None = None
+    detect_anomaly: bool = False
+    compile: dict[str, Any] | None = None
 
     @classmethod
     def create(cls, **given: Any) -> Settings:
@@ -81,13 +87,16 @@ class Settings:
             MisconfigurationError: The first argument or combination that cannot work.
         """
         values = dict(given)
-        _check_choice("accelerator", values["accelerator"], ACCELERATORS, _ACCELERATOR_HINTS)
-        _check_choice("strategy", values["strategy"], STRATEGIES, {})
-        values["strategy"], values["ddp_options"] = _strategy(values["strategy"])
-        values["devices"] = _devices(values["devices"])
+        values["accelerator"] = parse_accelerator(values["accelerator"])
+        values["strategy"], values["strategy_spec"], values["strategy_note"] = parse_strategy(
+            values["strategy"]
+        )
+        values["devices"] = parse_devices(values["devices"], values["accelerator"])
         values["precision"] = parse_precision(
             "32-true" if values["precision"] is None else values["precision"]
         )
+        values["deterministic"] = _deterministic(values["deterministic"])
+        values["compile"] = parse_compile(values["compile"])
         for name, least, optional in _WHOLE_NUMBERS:
             values[name] = _whole(name, values[name], least, optional)
         for name in _LIMITS:
@@ -118,6 +127,9 @@ class Settings:
         values["resources_per_worker"] = _resources(values["resources_per_worker"])
         for name in ("start_timeout_s", "collective_timeout_s"):
             _check_seconds(name, values[name])
+        values["collective_timeout_s"] = timeout_s(values["strategy_spec"]) or values["collective_timeout_s"]
+        if values["benchmark"] is not None:
+            _check_switch("benchmark", values["benchmark"])
         if values["fast_dev_run"]:
             values.update(_what_fast_dev_run_sets(values["fast_dev_run"]))
         return cls(**values)
@@ -143,27 +155,17 @@ _SWITCHES = (
     "join_uneven",
     "enable_checkpointing",
     "enable_progress_bar",
+    "sync_batchnorm",
+    "detect_anomaly",
 )
-_ACCELERATOR_HINTS = {
-    "tpu": "TPUs are not supported.",
-    "mps": "Apple GPUs are not supported yet.",
-    "hpu": "HPUs are not supported.",
-}
 
 
-def _check_choice(name: str, value: Any, known: tuple[str, ...], hints: dict[str, str]) -> None:
-    if value not in known:
-        hint = hints.get(str(value), "")
-        raise MisconfigurationError(
-            f"Trainer({name}={value!r}) is unknown.{suggest(value, known)} {hint + ' ' if hint else ''}"
-            f"Use one of {', '.join(known)}."
-        )
-
-
-def _strategy(value: str) -> tuple[str, dict[str, Any]]:
-    """Return the strategy's own name, and the options that are part of the longer one."""
-    name, _, choice = value.partition("_find_unused_parameters_")
-    return name, {"find_unused_parameters": choice == "true"} if choice else {}
+def _deterministic(value: Any) -> bool | str:
+    if value is None:
+        return False
+    if isinstance(value, bool) or value == "warn":
+        return value  # type: ignore[no-any-return]
+    raise MisconfigurationError(f"Trainer(deterministic={value!r}). Use True, False or 'warn'.")
 
 
 def _whole(name: str, value: Any, least: int, optional: bool) -> int | None:
@@ -175,16 +177,6 @@ def _whole(name: str, value: Any, least: int, optional: bool) -> int | None:
             f"{least}{' or None' if optional else ''}."
         )
     return value
-
-
-def _devices(value: Any) -> int | str:
-    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
-        return value  # type: ignore[no-any-return]
-    if isinstance(value, str) and value.isdecimal() and int(value) >= 1:
-        return int(value)
-    if value in (-1, "-1"):
-        return "auto"
-    raise MisconfigurationError(f"Trainer(devices={value!r}). Use a whole number of at least 1, or 'auto'.")
 
 
 def _limit(name: str, value: Any) -> int | float | None:

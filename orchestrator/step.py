@@ -8,6 +8,7 @@ run the same hooks in the same order. Manual optimization is another file.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -167,6 +168,7 @@ def build_empty_step(parts: StepParts) -> EmptyStep:
     finish = _build_finish(parts)
     zero_grad = _build_zero_grad(parts)
     commit = None if optimizer is None else _build_commit(parts, optimizer, finish)
+    along = _build_along(parts) if parts.strategy.in_step else None
     own_step = _calls_optimizer_itself(parts)
 
     def step(batch: Any, batch_idx: int) -> None:
@@ -175,6 +177,8 @@ def build_empty_step(parts: StepParts) -> EmptyStep:
             return
         if window.first:
             zero_grad(batch_idx)
+        if along is not None:
+            along()
         if not window.last:
             return
         if own_step:
@@ -189,6 +193,19 @@ def build_empty_step(parts: StepParts) -> EmptyStep:
 
 def _nothing() -> None:
     """The closure where no forward pass is left to run."""
+
+
+def _build_along(parts: StepParts) -> Callable[[], None]:
+    """Return what runs forward and backward for the sake of other ranks, with weight 0."""
+    context = parts.precision.autocast or contextlib.nullcontext()
+
+    def along() -> None:
+        with context:
+            loss = loss_of(parts.strategy.run_along())
+        if loss is not None:
+            (loss * 0.0).backward()
+
+    return along
 
 
 def _calls_optimizer_itself(parts: StepParts) -> bool:
@@ -261,7 +278,7 @@ def _build_forward_backward(parts: StepParts) -> Step:
     )
     autocast, scaler, optimizer = parts.precision.autocast, parts.precision.scaler, parts.optimizer
     takes_index = training_step_arguments(module) == 2
-    reduced_step, local_step = strategy.training_step, module.training_step
+    reduced_step, local_step = strategy.training_step, strategy.local_step
     alone = strategy.world_size == 1
     before_backward, after_backward = hooks["on_before_backward"], hooks["on_after_backward"]
     zero_grad = _build_zero_grad(parts)

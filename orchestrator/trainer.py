@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -19,19 +20,24 @@ import torch
 
 from modules.datamodule import LightningDataModule
 from modules.module import LightningModule
-from orchestrator import announcements, arguments
+from orchestrator import announcements, arguments, environments
 from orchestrator.board import Board
 from orchestrator.callbacks.callback import Callback
 from orchestrator.checkpoint import writer
+from orchestrator.compile import is_compiled, unwrap
 from orchestrator.job import Job
 from orchestrator.launch import run_in_process, run_on_group
 from orchestrator.loggers.logger import Logger
 from orchestrator.manual import refuse_settings
 from orchestrator.plan import Plan, make_plan
+from orchestrator.plugins import parse_plugins
+from orchestrator.precision import module_creation
 from orchestrator.progress import Progress
+from orchestrator.requeue import checkpoint_to_resume, find_requeue
 from orchestrator.saving import LastFit, content_to_save
 from orchestrator.settings import Settings
 from orchestrator.state import TrainState
+from orchestrator.strategies.specs import Spec
 from orchestrator.sweep.stopped import TrialStopped
 from orchestrator.trainer_view import TrainerView
 
@@ -47,13 +53,15 @@ class Trainer(TrainerView):
     """Trains, validates, tests and predicts with a LightningModule.
 
     Args:
-        accelerator: ``"cpu"``, ``"gpu"``, or ``"auto"``: GPUs when torch sees any.
-        strategy: ``"auto"``, ``"single"``, ``"ddp"``, or ``"ddp_find_unused_parameters_true"`` for modules
-            that do not use all parameters in every step.
-        devices: Processes on each node, or ``"auto"``: one on CPU, this machine's GPUs otherwise. More than
-            one run on Ray.
+        accelerator: ``"cpu"``, ``"gpu"``, ``"mps"``, or ``"auto"``: GPUs when torch sees any.
+        strategy: ``"auto"``, ``"single"``, ``"ddp"``, ``"ddp_find_unused_parameters_true"`` for modules that
+            do not use all parameters in every step, ``"fsdp"``, or an instance of one of
+            `orchestrator.strategies`.
+        devices: Processes on each node, or ``"auto"``: one on CPU, this machine's GPUs otherwise; or a list
+            of GPUs' numbers. More than one run on Ray.
         num_nodes: Distinct nodes.
-        precision: 32, ``"bf16-mixed"``, or ``"16-mixed"``.
+        precision: 64, 32, ``"bf16-mixed"`` or ``"16-mixed"``, with weights in fp32; ``"bf16-true"`` or
+            ``"16-true"``, with weights and inputs in that type; ``"fp8-mixed"`` on GPUs that have it.
         logger: True for TensorBoard, False for none, or one's own, or a list.
         callbacks: One or a list.
         fast_dev_run: Run this many batches of everything, without checkpoints and logs.
@@ -84,6 +92,13 @@ class Trainer(TrainerView):
         inference_mode: Evaluate in ``torch.inference_mode`` outside of fit and without a group; within fit,
             on a group, and with False it is ``torch.no_grad``.
         use_distributed_sampler: Deal the data to ranks.
+        sync_batchnorm: Normalise batches over all ranks in training.
+        deterministic: Use algorithms that give the same bits each time, and fail where there is none; with
+            ``"warn"`` only say so.
+        benchmark: Let cuDNN time its algorithms and take the quickest.
+        detect_anomaly: Find the operation whose gradient is not a number, at a cost.
+        compile: Compile the module's steps with ``torch.compile``: True, or its keyword arguments.
+        plugins: A `orchestrator.plugins.CheckpointIO`, or where the processes come from, or a list.
         default_root_dir: Where logs and checkpoints go; the working directory when None.
         scaling_config: A `ray.train.ScalingConfig`, instead of `devices` and `num_nodes`; runs on Ray even
             with one worker.
@@ -113,8 +128,8 @@ class Trainer(TrainerView):
         self,
         *,
         accelerator: str = "auto",
-        strategy: str = "auto",
-        devices: int | str = "auto",
+        strategy: str | Spec = "auto",
+        devices: int | str | Sequence[int] = "auto",
         num_nodes: int = 1,
         precision: int | str | None = None,
         logger: bool | Logger | Sequence[Logger] | None = None,
@@ -141,6 +156,12 @@ class Trainer(TrainerView):
         gradient_clip_algorithm: str | None = None,
         inference_mode: bool = True,
         use_distributed_sampler: bool = True,
+        sync_batchnorm: bool = False,
+        deterministic: bool | str | None = None,
+        benchmark: bool | None = None,
+        detect_anomaly: bool = False,
+        compile: bool | dict[str, Any] | None = None,
+        plugins: Any = None,
         default_root_dir: str | os.PathLike[str] | None = None,
         scaling_config: Any = None,
         placement_group: Any = None,
@@ -163,6 +184,7 @@ class Trainer(TrainerView):
             given["enable_checkpointing"] = False if enable_checkpointing is None else enable_checkpointing
         names = [field.name for field in fields(Settings) if field.name in given]
         self.settings = Settings.create(**{name: given[name] for name in names})
+        self.plugins = parse_plugins(plugins)
         self._scaling_config = scaling_config
         self._placement_group = placement_group
         self.plan = self._make_plan(trial)
@@ -284,7 +306,9 @@ class Trainer(TrainerView):
         """
         caller = f"save_checkpoint({os.fspath(filepath)!r})"
         content = content_to_save(self, self._last_fit, weights_only, caller)
-        if self.is_global_zero:
+        if self.is_global_zero and self.plugins.checkpoint_io is not None:
+            self.plugins.checkpoint_io.save_checkpoint(content, os.fspath(filepath))
+        elif self.is_global_zero:
             writer.write(content, filepath)
         if self.engine is not None:
             self.engine.untold = True
@@ -296,6 +320,17 @@ class Trainer(TrainerView):
             RuntimeError: There is no module yet, or the state is not in this process.
         """
         return content_to_save(self, self._last_fit, weights_only, "dump_checkpoint()")
+
+    @contextmanager
+    def init_module(self, empty_init: bool | None = None) -> Iterator[None]:
+        """A context in which to build a module as the run needs it: in the precision's type, and for a run in
+        this process on its device.
+
+        Args:
+            empty_init: Leave weights unfilled, because a checkpoint will fill them.
+        """
+        with module_creation(self.settings.precision, self.plan.device, empty_init):
+            yield
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print on rank 0 only."""
@@ -315,6 +350,9 @@ class Trainer(TrainerView):
         verbose: bool = True,
         **loaders: Any,
     ) -> Any:
+        compiled = self.settings.compile
+        if is_compiled(model):
+            model, compiled = unwrap(model)
         if datamodule is None and model is None and all(item is None for item in loaders.values()):
             datamodule = self._datamodule
         job = arguments.make_job(
@@ -325,6 +363,7 @@ class Trainer(TrainerView):
             return_predictions=return_predictions,
             verbose=verbose,
         )
+        job.compile = compiled
         takes_best = model is None and fn != "fit"
         arguments.check_loaders(job, self.settings, self.plan.num_workers)
         if fn == "fit":
@@ -332,20 +371,26 @@ class Trainer(TrainerView):
         job.ckpt_path = arguments.resolve_checkpoint(
             fn, ckpt_path, self.checkpoint_callbacks, best=takes_best
         )
+        if fn == "fit" and ckpt_path is None and not self.plan.on_group:
+            requeue = find_requeue(os.environ, self.plugins.environment, self.settings.default_root_dir)
+            job.ckpt_path = checkpoint_to_resume(os.environ, requeue)
         self._module, self._datamodule = job.module, job.datamodule
         self.callbacks = arguments.with_module_callbacks(self.callbacks, job.module)
         self.should_stop = False
         self._enter_trial()
-        for logger in self.loggers:
-            logger.claim()
+        if self.plan.launched is None:
+            for logger in self.loggers:
+                logger.claim()
         return self._run(job)
 
     def _run(self, job: Job) -> Any:
         plan = self.plan
         trial = self.trial
-        progress = Progress() if self.settings.enable_progress_bar and trial is None else None
+        first = plan.launched is None or plan.launched.rank == 0
+        progress = Progress() if self.settings.enable_progress_bar and trial is None and first else None
         show = progress.update if progress is not None else None
-        announcements.announce(plan)
+        if first:
+            announcements.announce(plan)
         self.board = Board()
         try:
             if plan.group is not None:
@@ -355,7 +400,7 @@ class Trainer(TrainerView):
         finally:
             if progress is not None:
                 progress.close()
-        if job.fn in ("validate", "test") and job.verbose and trial is None:
+        if job.fn in ("validate", "test") and job.verbose and trial is None and first:
             announcements.print_results(job.fn, result)
         return result
 
@@ -393,6 +438,8 @@ class Trainer(TrainerView):
             scaling_config=self._scaling_config,
             placement_group=self._placement_group,
             reservation=trial,
+            mps=torch.backends.mps.is_available(),
+            launched=environments.find(os.environ, self.plugins.environment),
         )
 
     def _enter_trial(self) -> None:

@@ -29,7 +29,6 @@ from orchestrator.plan import Plan
 from orchestrator.settings import Settings
 from orchestrator.state import TrainState
 from orchestrator.step_estimate import estimate_steps
-from orchestrator.strategies.strategy import Strategy
 
 if TYPE_CHECKING:
     from orchestrator.engine import Engine
@@ -194,12 +193,16 @@ class TrainerView:
     @property
     def global_rank(self) -> int:
         """This process's rank."""
-        return 0 if self.engine is None else self.engine.place.rank
+        if self.engine is not None:
+            return self.engine.place.rank
+        return 0 if self.plan.launched is None else self.plan.launched.rank
 
     @property
     def local_rank(self) -> int:
         """This process's rank on its node."""
-        return 0 if self.engine is None else self.engine.place.local_rank
+        if self.engine is not None:
+            return self.engine.place.local_rank
+        return 0 if self.plan.launched is None else self.plan.launched.local_rank
 
     @property
     def node_rank(self) -> int:
@@ -385,9 +388,11 @@ class TrainerView:
         return None if self.engine is None else self.engine.job.ckpt_path
 
     @property
-    def strategy(self) -> Strategy | None:
-        """How the ranks of the run in this process work together; None before the first."""
-        return None if self.engine is None else self.engine.strategy
+    def strategy(self) -> Any:
+        """How the ranks of the run in this process work together; before the first, and in the driver of a
+        group, what was asked for, which is None for ``"auto"``.
+        """
+        return self.settings.strategy_spec if self.engine is None else self.engine.strategy
 
     @property
     def logger(self) -> Logger | None:

@@ -62,6 +62,7 @@ PUBLIC: dict[str, list[str]] = {
         "callbacks",
         "loggers",
         "metrics",
+        "plugins",
         "seed_everything",
         "shutdown",
         "strategies",
@@ -70,7 +71,7 @@ PUBLIC: dict[str, list[str]] = {
 }
 # By import name: what pyproject.toml declares for everyone, and what a file may try to import and do without.
 REQUIRED = {"numpy", "psutil", "pyarrow", "ray", "rich", "tensorboard", "torch", "yaml"}
-OPTIONAL = {"lightning", "onnx", "pytorch_lightning"}
+OPTIONAL = {"lightning", "onnx", "pytorch_lightning", "torchao"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 

@@ -215,7 +215,8 @@ class CheckpointKeeper(Callback):
             local_files.give_second_name(path, last, symbolic=self.save_last == "link")
         for old in (leaving, previous_last):
             if old not in (path, last) and self._is_ours(trainer, old):
-                local_files.remove(old)
+                own = trainer.plugins.checkpoint_io
+                (local_files.remove if own is None else own.remove_checkpoint)(old)
         for logger in trainer.loggers:
             logger.after_save_checkpoint(self)  # type: ignore[arg-type]
 

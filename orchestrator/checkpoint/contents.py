@@ -62,11 +62,14 @@ def build(engine: Engine, weights_only: bool) -> dict[str, Any]:
     trainer = engine.trainer
     dropped: list[str] = []
     is_last_batch = engine.feed is None or engine.feed.is_last
-    content = _weights(engine.module, engine.datamodule, engine.state, is_last_batch, dropped)
+    weights = engine.strategy.module_state(engine.module)
+    content = _weights(engine.module, weights, engine.datamodule, engine.state, is_last_batch, dropped)
     if not weights_only:
         states = {callback.state_key: callback.state_dict() for callback in trainer.callbacks}
         content["callbacks"] = {key: value for key, value in states.items() if value}
-        content["optimizer_states"] = [optimizer.state_dict() for optimizer in engine.optimizers]
+        content["optimizer_states"] = [
+            engine.strategy.whole(optimizer.state_dict()) for optimizer in engine.optimizers
+        ]
         content["lr_schedulers"] = [config.scheduler.state_dict() for config in engine.schedulers]
         if engine.datamodule is not None:
             own = engine.datamodule.state_dict()
@@ -101,13 +104,14 @@ def build_weights(
         state: The counters after the run.
     """
     dropped: list[str] = []
-    content = _weights(module, datamodule, state, True, dropped)
+    content = _weights(module, module.state_dict(), datamodule, state, True, dropped)
     module.on_save_checkpoint(content)
     return _plain(content, dropped, tells=True)
 
 
 def _weights(
     module: LightningModule,
+    weights: dict[str, Any],
     datamodule: LightningDataModule | None,
     state: TrainState,
     is_last_batch: bool,
@@ -118,7 +122,7 @@ def _weights(
         "epoch": state.epoch,
         "global_step": state.global_step,
         "pytorch-lightning_version": _LIGHTNING_VERSION,
-        "state_dict": module.state_dict(),
+        "state_dict": weights,
         "loops": lightning_loops.loops(state, is_last_batch=is_last_batch),
     }
     for owner, prefix in ((module, ""), (datamodule, "datamodule_")):
@@ -162,6 +166,12 @@ def _progress(engine: Engine) -> dict[str, Any]:
         in_window = bool(state.epoch_batches % engine.accumulate) and not feed.is_last
     if engine.manual is not None:
         in_window = engine.manual.holds_gradients
+    if in_window and engine.strategy.in_step:
+        raise RuntimeError(
+            f"Trainer(strategy={engine.strategy.name!r}) cannot save a checkpoint after batch "
+            f"{state.epoch_batches} of the epoch, within a window of {engine.accumulate} accumulated "
+            "batches: ranks hold gradients that are not reduced yet. Save after an optimizer step."
+        )
     cursor = Cursor(
         epoch=state.epoch,
         position=samples,
@@ -190,6 +200,9 @@ def _progress(engine: Engine) -> dict[str, Any]:
 def read_for(engine: Engine) -> dict[str, Any]:
     """Return the checkpoint that the job starts from."""
     assert engine.job.ckpt_path is not None
+    own = engine.trainer.plugins.checkpoint_io
+    if own is not None:
+        return own.load_checkpoint(engine.job.ckpt_path, "cpu")
     return checkpoint_format.read(engine.job.ckpt_path)
 
 
@@ -209,7 +222,7 @@ def restore_module(engine: Engine, content: dict[str, Any]) -> None:
     """Load the weights, after the module's hook; in fit also the data module's and the callbacks' states."""
     for hook in engine.hooks.of_module("on_load_checkpoint"):
         hook(content)
-    engine.module.load_state_dict(content["state_dict"], strict=engine.module.strict_loading)
+    engine.strategy.load_weights(engine.module, content["state_dict"], strict=engine.module.strict_loading)
     if engine.job.fn != "fit":
         return
     if engine.datamodule is not None:
@@ -249,7 +262,7 @@ def restore_training(engine: Engine, content: dict[str, Any]) -> Resumed | None:
                 "Use the same configuration as in the run that wrote it."
             )
     for optimizer, saved in zip(engine.optimizers, states, strict=True):
-        optimizer.load_state_dict(saved)
+        engine.strategy.load_optimizer(optimizer, saved)
     for config, saved in zip(engine.schedulers, schedulers, strict=True):
         config.scheduler.load_state_dict(saved)
     ours = content.get("orchestrator")

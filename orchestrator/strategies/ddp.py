@@ -11,14 +11,17 @@ out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar, cast
+from contextlib import AbstractContextManager
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-T = TypeVar("T")
+from orchestrator import batch_norm
+from orchestrator.strategies.ranks import GroupOfRanks
+from orchestrator.strategies.specs import DDPStrategy
 
 
 class _TrainingStep(nn.Module):
@@ -49,42 +52,54 @@ class _Touch(torch.autograd.Function):
         return torch.zeros_like(parameter), gradients[0]
 
 
-class DDPStrategy:
+class DataParallel(GroupOfRanks):
     """The strategy of ranks that average gradients in the default process group.
 
     Args:
         device: Where this rank's copy of the module lives.
-        options: Keyword arguments of `DistributedDataParallel`.
+        spec: What the user asked for; torch's defaults when None.
+        sync_batchnorm: Normalise batches over all ranks while training.
     """
 
     name = "ddp"
+    in_step = False
 
-    def __init__(self, device: torch.device, **options: Any) -> None:
-        self.device = device
-        self.options = options
-        self.rank = dist.get_rank()
-        self.world_size = dist.get_world_size()
+    def __init__(
+        self, device: torch.device, spec: DDPStrategy | None = None, *, sync_batchnorm: bool = False
+    ) -> None:
+        super().__init__(device)
+        self.sync_batchnorm = sync_batchnorm
+        self.spec = DDPStrategy() if spec is None else spec
         self.training_step: Callable[..., Any]
+        self.local_step: Callable[..., Any]
         self.optimizers: list[torch.optim.Optimizer] = []
+        self._synced: dict[nn.Module, type] = {}
         self._ddp: DistributedDataParallel | None = None
 
     def setup(self, module: nn.Module, *, training: bool) -> None:
         """Move the module to the device; when `training`, wrap it, which broadcasts rank 0's weights."""
         if self.device.type != "cpu":
             module.to(self.device)
-        self.training_step = getattr(module, "training_step", None)  # type: ignore[assignment]
+        self.training_step = self.local_step = getattr(module, "training_step", None)  # type: ignore[assignment]
+        if training and self.sync_batchnorm:
+            self._synced = batch_norm.synchronize(module, self.device)
+            self.local_step = self._step_apart(module)
         if training and not getattr(module, "automatic_optimization", True):
             self._set_up_manual(module)
         elif training and any(parameter.requires_grad for parameter in module.parameters()):
             ids = [self.device.index] if self.device.type == "cuda" else None
-            self._ddp = DistributedDataParallel(_TrainingStep(module), device_ids=ids, **self.options)
+            self._ddp = DistributedDataParallel(
+                _TrainingStep(module), device_ids=ids, **self.spec.ddp_arguments()
+            )
+            if self.spec.ddp_comm_hook is not None:
+                self._ddp.register_comm_hook(self.spec.ddp_comm_state, self.spec.ddp_comm_hook)
             self.training_step = self._ddp
 
     def _set_up_manual(self, module: nn.Module) -> None:
         """Begin with rank 0's weights; every training step begins with rank 0's buffers, as under DDP."""
         for tensor in [*module.parameters(), *module.buffers()]:
             dist.broadcast(tensor.detach(), src=0)
-        buffers = list(module.buffers()) if self.options.get("broadcast_buffers", True) else []
+        buffers = list(module.buffers()) if self.spec.broadcast_buffers else []
         own_step = self.training_step
 
         def training_step(*args: Any) -> Any:
@@ -93,6 +108,48 @@ class DDPStrategy:
             return own_step(*args)
 
         self.training_step = training_step if buffers else own_step
+
+    def _step_apart(self, module: nn.Module) -> Callable[..., Any]:
+        """Return the training step with batch normalisation by this rank's batch alone."""
+        own = cast(Any, module).training_step
+
+        def step(*args: Any) -> Any:
+            with batch_norm.apart(self._synced, self.device):
+                return own(*args)
+
+        return step
+
+    def step_of(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `step`."""
+        return step
+
+    def load_weights(self, module: nn.Module, state: dict[str, Any], *, strict: bool) -> None:
+        """Load `state` as it is."""
+        module.load_state_dict(state, strict=strict)
+
+    def load_optimizer(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        """Load `state` as it is."""
+        optimizer.load_state_dict(state)
+
+    def module_state(self, module: nn.Module) -> dict[str, Any]:
+        """Return the module's state dict."""
+        state: dict[str, Any] = module.state_dict()
+        return state
+
+    def whole(self, state: Any) -> Any:
+        """Return `state`: every rank has all of it."""
+        return state
+
+    def bring_back(self, module: nn.Module) -> None:
+        """Nothing is elsewhere."""
+
+    def keep_pace(self, batches: Iterable[Any], context: AbstractContextManager[Any]) -> Iterable[Any]:
+        """Return `batches`: no rank waits for another within a step."""
+        return batches
+
+    def run_along(self) -> Any:
+        """There is never a reason to."""
+        return None
 
     def sync_gradients(self, on: bool) -> None:
         """Say whether the next backward reduces; sets what `DistributedDataParallel.no_sync` does."""
@@ -119,12 +176,6 @@ class DDPStrategy:
     def reduce_after_backward(self, parameters: Iterable[nn.Parameter]) -> None:
         """Average the gradients: without the wrapper backward has not."""
         self.reduce_gradients(parameters)
-
-    def add_up(self, value: Tensor) -> Tensor:
-        """Return the sum of every rank's `value`, on its device, without waiting."""
-        total = value.clone()
-        dist.all_reduce(total)
-        return total
 
     def state_dict(self) -> dict[str, Any]:
         """Return the order in which DDP has found gradients to become ready; empty before it has.
@@ -159,31 +210,8 @@ class DDPStrategy:
         for item in parameters:
             item.grad = None
 
-    def gather(self, value: T) -> list[T]:
-        """Return every rank's `value`, by rank."""
-        values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value)
-        return values
-
-    def broadcast(self, value: T, source: int = 0) -> T:
-        """Return the `value` of rank `source`."""
-        box = [value]
-        dist.broadcast_object_list(box, src=source)
-        return box[0]
-
-    def counts(self, number: int) -> list[int]:
-        """Return every rank's `number`, by rank."""
-        numbers = [torch.zeros((), dtype=torch.int64) for _ in range(self.world_size)]
-        dist.all_gather(numbers, torch.tensor(number))  # on the CPU, over Gloo: no device waits
-        return [int(item) for item in numbers]
-
-    def barrier(self) -> None:
-        """Wait until all ranks are here."""
-        if self.device.type == "cuda":
-            dist.barrier(device_ids=[self.device.index])
-        else:
-            dist.barrier()
-
     def teardown(self) -> None:
-        """Drop the wrapper, so that its buckets and hooks go."""
+        """Drop the wrapper, so that its buckets and hooks go, and give layers their own class back."""
         self._ddp = None
+        batch_norm.revert(self._synced)
+        self._synced = {}

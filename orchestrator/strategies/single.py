@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import torch
@@ -10,7 +11,7 @@ import torch
 T = TypeVar("T")
 
 
-class SingleStrategy:
+class Alone:
     """The strategy of a single process.
 
     Args:
@@ -20,17 +21,51 @@ class SingleStrategy:
     name = "single"
     rank = 0
     world_size = 1
+    in_step = False
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.training_step: Callable[..., Any]
         self.optimizers: list[torch.optim.Optimizer] = []
+        self.local_step: Callable[..., Any]
 
     def setup(self, module: torch.nn.Module, *, training: bool) -> None:
         """Move the module to the device."""
         if self.device.type != "cpu":
             module.to(self.device)
-        self.training_step = getattr(module, "training_step", _no_training_step)
+        self.training_step = self.local_step = getattr(module, "training_step", _no_training_step)
+
+    def step_of(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `step`."""
+        return step
+
+    def load_weights(self, module: torch.nn.Module, state: dict[str, Any], *, strict: bool) -> None:
+        """Load `state` as it is."""
+        module.load_state_dict(state, strict=strict)
+
+    def load_optimizer(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        """Load `state` as it is."""
+        optimizer.load_state_dict(state)
+
+    def module_state(self, module: torch.nn.Module) -> dict[str, Any]:
+        """Return the module's state dict."""
+        state: dict[str, Any] = module.state_dict()
+        return state
+
+    def whole(self, state: Any) -> Any:
+        """Return `state`."""
+        return state
+
+    def bring_back(self, module: torch.nn.Module) -> None:
+        """Nothing is elsewhere."""
+
+    def keep_pace(self, batches: Iterable[Any], context: AbstractContextManager[Any]) -> Iterable[Any]:
+        """Return `batches`: nobody else has any."""
+        return batches
+
+    def run_along(self) -> Any:
+        """There is never a reason to."""
+        return None
 
     def sync_gradients(self, on: bool) -> None:
         """There is nothing to reduce."""

@@ -7,6 +7,7 @@ call those in the same order.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -23,20 +24,62 @@ class Strategy(Protocol):
         rank: This process's rank.
         world_size: Ranks.
         device: Where the module lives.
+        in_step: Every forward pass is a collective, so ranks must run equally many.
         training_step: Runs the module's training step so that its backward reduces gradients; set by `setup`.
             With manual optimization backward need not: `reduce_after_backward` follows each.
         optimizers: The optimizers of a fit.
+        local_step: Runs it where some rank has no batch, and gradients are reduced by hand; set by `setup`.
     """
 
     name: str
     rank: int
     world_size: int
     device: torch.device
+    in_step: bool
     training_step: Callable[..., Any]
     optimizers: list[Optimizer]
+    local_step: Callable[..., Any]
 
     def setup(self, module: torch.nn.Module, *, training: bool) -> None:
         """Move the module to the device, and make it ready for training. Communicates when `training`."""
+        ...
+
+    def step_of(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `step`, a step of the module that was set up, as it must be called for evaluation."""
+        ...
+
+    def load_weights(self, module: torch.nn.Module, state: dict[str, Any], *, strict: bool) -> None:
+        """Load a state dict of whole tensors into the module, before or after `setup`."""
+        ...
+
+    def load_optimizer(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        """Load a state dict of whole tensors into an optimizer of the module, after `setup`."""
+        ...
+
+    def module_state(self, module: torch.nn.Module) -> dict[str, Any]:
+        """Return the module's state dict, of whole tensors on rank 0. Communicates."""
+        ...
+
+    def whole(self, state: Any) -> Any:
+        """Return containers of tensors with the whole tensor where a rank has a part. Communicates; only
+        rank 0's result is complete.
+        """
+        ...
+
+    def bring_back(self, module: torch.nn.Module) -> None:
+        """Make the module an ordinary one that holds whole weights on rank 0. Communicates."""
+        ...
+
+    def keep_pace(self, batches: Iterable[Any], context: AbstractContextManager[Any]) -> Iterable[Any]:
+        """Return `batches` of an evaluation; where `in_step`, run along in `context` after the last until no
+        rank has another. Communicates then.
+        """
+        ...
+
+    def run_along(self) -> Any:
+        """Where `in_step`: run the last step again, because others run one, and return its outputs, of which
+        nothing may count. Communicates then.
+        """
         ...
 
     def sync_gradients(self, on: bool) -> None:

@@ -19,6 +19,7 @@ from orchestrator.errors import MisconfigurationError
 from orchestrator.loggers import CSVLogger, TensorBoardLogger
 from orchestrator.loggers.dummy import DummyLogger
 from orchestrator.settings import Settings
+from orchestrator.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy
 
 
 def settings(**arguments: Any) -> Settings:
@@ -58,6 +59,11 @@ DEFAULTS = {
     "enable_progress_bar": True,
     "resources_per_worker": None,
     "threads_per_worker": None,
+    "sync_batchnorm": False,
+    "deterministic": False,
+    "benchmark": None,
+    "detect_anomaly": False,
+    "compile": None,
     "start_timeout_s": 60.0,
     "collective_timeout_s": 1800.0,
 }
@@ -68,10 +74,25 @@ ACCEPTED: list[tuple[str, Any, Any]] = [
     ("strategy", "ddp", "ddp"),
     ("strategy", "ddp_find_unused_parameters_true", "ddp"),
     ("strategy", "ddp_find_unused_parameters_false", "ddp"),
+    ("strategy", "single_device", "single"),
+    ("strategy", "ddp_spawn", "ddp"),
+    ("strategy", "ddp_fork_find_unused_parameters_false", "ddp"),
+    ("strategy", "ddp_notebook_find_unused_parameters_true", "ddp"),
+    ("strategy", "fsdp", "fsdp"),
+    ("strategy", DDPStrategy(static_graph=True), "ddp"),
+    ("strategy", SingleDeviceStrategy(), "single"),
+    ("strategy", FSDPStrategy(), "fsdp"),
+    ("accelerator", "CPU", "cpu"),
+    ("devices", "2", 2),
     ("devices", 1, 1),
     ("devices", "1", 1),
     ("devices", -1, "auto"),
     ("devices", "-1", "auto"),
+    ("precision", 64, "64-true"),
+    ("precision", "64", "64-true"),
+    ("precision", "64-true", "64-true"),
+    ("precision", "16-true", "16-true"),
+    ("precision", "bf16-true", "bf16-true"),
     ("precision", 32, "32-true"),
     ("precision", "32", "32-true"),
     ("precision", None, "32-true"),
@@ -112,6 +133,12 @@ ACCEPTED: list[tuple[str, Any, Any]] = [
     ("enable_checkpointing", False, False),
     ("resources_per_worker", {"GPU": 0.5, "CPU": 2}, (("CPU", 2.0), ("GPU", 0.5))),
     ("threads_per_worker", 3, 3),
+    ("deterministic", None, False),
+    ("deterministic", "warn", "warn"),
+    ("benchmark", False, False),
+    ("compile", False, None),
+    ("compile", True, {}),
+    ("compile", {"fullgraph": True}, {"fullgraph": True}),
     ("start_timeout_s", 1, 1),
     ("collective_timeout_s", 7200, 7200),
 ]
@@ -119,14 +146,25 @@ ACCEPTED: list[tuple[str, Any, Any]] = [
 _WHOLE = [-2, 1.0, 2.5, True, "3", [1]]
 _SHARE = [-1, -0.5, math.nan, math.inf, 1.5, True, "all"]
 REFUSED: dict[str, tuple[list[Any], str]] = {
-    "accelerator": (["tpu", "cpus", None, 1], "Use one of auto, cpu, gpu, cuda."),
+    "accelerator": (["tpu", "HPU", "cpus", None, 1], "Use one of auto, cpu, gpu, cuda, mps."),
     "strategy": (
-        ["fsdp", "single_device", "ddp_find_unused_parameters", None, 3],
-        "Use one of auto, single, ddp, ddp_find_unused_parameters_true, ddp_find_unused_parameters_false.",
+        ["ddpp", "ddp_find_unused_parameters", None, 3],
+        "Use 'auto', 'single', 'ddp', 'fsdp', or one of orchestrator.strategies, such as DDPStrategy(...).",
     ),
-    "devices": ([0, -2, True, 1.5, "0", "two", [0], None], "Use a whole number of at least 1, or 'auto'."),
+    "devices": (
+        [0, -2, True, 1.5, "0", "two", [], "a,b", [-1], [True], None],
+        "Use a whole number of at least 1, 'auto', or on GPUs a list of their numbers like [0, 1].",
+    ),
+    "deterministic": (["yes", 2], "Use True, False or 'warn'."),
+    "benchmark": ([1, "yes"], "Use True or False."),
+    "compile": (["inductor", 1], "Use True, False, or a dictionary"),
+    "sync_batchnorm": ([None, 0], "Use True or False."),
+    "detect_anomaly": ([None, 0], "Use True or False."),
     "num_nodes": ([*_WHOLE, 0, None], "Use a whole number of at least 1."),
-    "precision": (["64", "fp16", 8, True, [32]], "Use 32, 'bf16-mixed' or '16-mixed'."),
+    "precision": (
+        ["65", "fp16", 4, 32.0, True, [32]],
+        "Use 64, 32, 16, 'bf16', 8, or one of",
+    ),
     "fast_dev_run": ([-1, 1.0, "yes", None], "Use True, False, or a number of batches."),
     "max_epochs": (_WHOLE, "Use a whole number of at least -1 or None."),
     "min_epochs": ([*_WHOLE, -1], "Use a whole number of at least 0 or None."),
@@ -174,7 +212,7 @@ def test_every_argument_has_its_documented_default() -> None:
 
 def test_the_lists_of_this_file_are_complete() -> None:
     """Every argument of the Trainer that is a setting has a default and a refused value in this file."""
-    objects = {"logger", "callbacks", "scaling_config", "placement_group"}
+    objects = {"logger", "callbacks", "plugins", "scaling_config", "placement_group"}
     names = set(inspect.signature(pl.Trainer).parameters) - objects - {"unknown"}
     assert names == DEFAULTS.keys() | {"default_root_dir"}
     assert names == REFUSED.keys()
@@ -281,10 +319,10 @@ def test_fast_dev_run_sets_what_it_says() -> None:
 def test_the_strategys_long_names_carry_an_option() -> None:
     """The names that Lightning has for unused parameters are ddp with that option, and ddp alone has none."""
     found = [
-        settings(strategy=name).ddp_options
+        settings(strategy=name).strategy_spec
         for name in ("ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
     ]
-    assert found == [{}, {"find_unused_parameters": True}, {"find_unused_parameters": False}]
+    assert found == [DDPStrategy(find_unused_parameters=unused) for unused in (False, True, False)]
 
 
 def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
