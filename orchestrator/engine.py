@@ -33,6 +33,7 @@ from orchestrator.loggers.dummy import DummyLogger
 from orchestrator.optimizers import SchedulerConfig, parse
 from orchestrator.place import Place
 from orchestrator.precision import Precision
+from orchestrator.predictions import predictions_for
 from orchestrator.progress import ProgressRecord
 from orchestrator.step import needs_closure
 from orchestrator.strategies.ddp import DDPStrategy
@@ -58,6 +59,7 @@ class Engine:
             validation, which is then run again.
         eval_batches: Batches that were evaluated in this call, by stage and loader.
         order_seed: The seed of the order of training samples.
+        predictions: What a run of predict keeps.
         untold: A checkpoint was written since the driver last heard where this run stands.
     """
 
@@ -92,10 +94,12 @@ class Engine:
         self.val_limits: list[int | None] = []
         self.stop_agreed = False
         self.resumed: contents.Resumed | None = None
+        self._to_resume: dict[str, Any] | None = None
         self.rng_to_resume: dict[str, Any] | None = None
         self.eval_batches: dict[tuple[str, int], int] = {}
         self.order_seed = rng.global_seed() or 0
         self.untold = False
+        self.predictions = predictions_for(trainer.callbacks, returned=job.return_predictions)
         self._torn_down = False
         self._show = show
         self.shows_progress = show is not None
@@ -171,11 +175,13 @@ class Engine:
         self.transfer = self._build_transfer()
         if fn == "fit":
             self._configure_optimizers()
-            if checkpoint is not None:
-                self.resumed = contents.restore_training(self, checkpoint)
+            self._to_resume = checkpoint
 
     def _fit(self) -> None:
         self.call("on_fit_start")
+        if self._to_resume is not None:  # behind the hook, which may change what is restored
+            self.resumed = contents.restore_training(self, self._to_resume)
+            self._to_resume = None
         self._log_hyperparameters()
         run_fit(self)
         self.call("on_fit_end")
@@ -500,6 +506,10 @@ class Engine:
         """Make ``should_stop`` of any rank that of all, so that all leave the loop at the same step."""
         if self.place.world_size > 1:
             self._take_agreement(self.strategy.gather(bool(self.trainer.should_stop)))
+
+    def stop_together(self) -> None:
+        """End training after this batch. All ranks call it at the same batch."""
+        self._take_agreement([True])
 
     def _take_agreement(self, stops: list[bool]) -> None:
         self.stop_agreed = any(stops)

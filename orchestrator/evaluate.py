@@ -64,7 +64,7 @@ def evaluate(
             before_end()
         engine.call(f"on_{hook}_end")
     if stage == "predict":
-        return outputs
+        return outputs if engine.job.return_predictions else [[] for _ in outputs]
     return _by_loader(slots, values, len(loaders))
 
 
@@ -79,7 +79,8 @@ def _run_loader(
     index: int,
     num_loaders: int,
 ) -> list[Any]:
-    keep = stage == "predict" and engine.job.return_predictions
+    predictions = engine.predictions
+    keep = stage == "predict" and predictions.keeps
     suffix = f"/dataloader_idx_{index}" if num_loaders > 1 else ""
     table = slots.table_for(f"{hook}_step", suffix) if stage != "predict" else None
     before, after = engine.hooks[f"on_{hook}_batch_start"], engine.hooks[f"on_{hook}_batch_end"]
@@ -87,9 +88,13 @@ def _run_loader(
     transfer = engine.transfer
     autocast = engine.precision.autocast
     kept: list[Any] = []
+    if stage == "predict":
+        predictions.outputs.append(kept)
     total = loader.num_batches if limit is None else min(limit, loader.num_batches or limit)
     clock, due = time.monotonic, 0.0
     loader.start_epoch(engine.state.epoch)
+    if stage == "predict":
+        predictions.indices.append(loader.note_batches() if predictions.notes else [])
     batch_idx = 0
     for batch in itertools.islice(loader.iterate(), limit):
         if transfer is not None:

@@ -15,7 +15,7 @@ import torch
 
 from modules import rng
 from orchestrator import validation_schedule as validation
-from orchestrator.callbacks.model_checkpoint import ModelCheckpoint
+from orchestrator.callbacks.timer import has_timer
 from orchestrator.errors import MisconfigurationError
 from orchestrator.feed import make_feed
 from orchestrator.optimizers import SchedulerConfig
@@ -100,16 +100,16 @@ class _Loop:
             clip_val=self.settings.gradient_clip_val,
             clip_algorithm=self.settings.gradient_clip_algorithm,
         )
+        self.parts = parts
         self.step = build_step(parts)
         self.empty_step = build_empty_step(parts)
-        self.step_schedulers = [
-            c for c in engine.schedulers if c.interval == "step" and not c.reduce_on_plateau
-        ]
-        self.plateau_step_schedulers = [
-            c for c in engine.schedulers if c.interval == "step" and c.reduce_on_plateau
-        ]
+        self.take_schedulers()
         self.max_epochs = self.settings.max_epochs
-        if self.max_epochs is None and self.settings.max_steps == -1:
+        if (
+            self.max_epochs is None
+            and self.settings.max_steps == -1
+            and not has_timer(engine.trainer.callbacks)
+        ):
             self.max_epochs = DEFAULT_MAX_EPOCHS
             if engine.is_global_zero:
                 warnings.warn(
@@ -118,6 +118,12 @@ class _Loop:
                     stacklevel=2,
                 )
         self.val_every = 0
+
+    def take_schedulers(self) -> None:
+        """Look up which schedulers step when: a callback may have replaced one."""
+        by_step = [config for config in self.engine.schedulers if config.interval == "step"]
+        self.step_schedulers = [config for config in by_step if not config.reduce_on_plateau]
+        self.plateau_step_schedulers = [config for config in by_step if config.reduce_on_plateau]
 
     # ---------------------------------------------------------------- ends
 
@@ -165,6 +171,9 @@ class _Loop:
             engine.call("on_train_epoch_start")
             feed.start(state.epoch)
             self.val_every = _validation_interval(engine, feed.num_batches)
+        self.take_schedulers()
+        if engine.strategy.follow(engine.module):
+            self.step = build_step(self.parts)
         self.end_epoch(self.run_batches())
 
     def run_batches(self) -> bool:
@@ -180,11 +189,9 @@ class _Loop:
         batch_start = engine.hooks.of_callbacks("on_train_batch_start")
         module_batch_start = engine.hooks.of_module("on_train_batch_start")
         batch_end = engine.hooks["on_train_batch_end"]
-        savers = engine.hooks.of_callbacks(
-            "on_train_batch_end", lambda item: isinstance(item, ModelCheckpoint)
-        )
+        meeting = engine.hooks.of_callbacks("on_train_batch_end", lambda item: item.meets_ranks)
         transfer = engine.transfer
-        accumulate = self.settings.accumulate_grad_batches
+        accumulate = engine.settings.accumulate_grad_batches
         log_every = self.settings.log_every_n_steps
         alone = engine.strategy.world_size == 1
         step_schedulers = self.step_schedulers
@@ -244,8 +251,8 @@ class _Loop:
                     hook(seen, batch, batch_idx)
                 if engine.untold:
                     engine.tell_standing()
-            elif not feed.has_batch:  # saving needs all ranks, also those without a batch
-                for hook in savers:
+            elif not feed.has_batch:  # what needs all ranks needs those without a batch
+                for hook in meeting:
                     hook(None, None, batch_idx)
             if window.last and state.global_step % log_every == 0:
                 engine.log_steps()

@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
+from orchestrator.duration import parse_duration
 from orchestrator.errors import MisconfigurationError, suggest
 from orchestrator.precision import parse_precision
 
@@ -45,6 +47,7 @@ class Settings:
     min_epochs: int | None = None
     max_steps: int = -1
     min_steps: int | None = None
+    max_time: timedelta | None = None
     limit_train_batches: int | float | None = None
     limit_val_batches: int | float | None = None
     limit_test_batches: int | float | None = None
@@ -86,6 +89,7 @@ class Settings:
         )
         for name, least, optional in _WHOLE_NUMBERS:
             values[name] = _whole(name, values[name], least, optional)
+        values["max_time"] = parse_duration("Trainer(max_time=", values["max_time"])
         for name in _LIMITS:
             values[name] = _limit(name, values[name])
         values["fast_dev_run"] = _fast_dev_run(values["fast_dev_run"])

@@ -8,6 +8,7 @@ is None, empty or zero without one, as each property says; an estimate that cann
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -17,8 +18,8 @@ from modules.datamodule import LightningDataModule
 from modules.module import LightningModule
 from orchestrator.board import Board
 from orchestrator.callbacks.callback import Callback
+from orchestrator.callbacks.checkpoint import Checkpoint
 from orchestrator.callbacks.early_stopping import EarlyStopping
-from orchestrator.callbacks.model_checkpoint import ModelCheckpoint
 from orchestrator.loggers.logger import Logger
 from orchestrator.optimizers import SchedulerConfig
 from orchestrator.plan import Plan
@@ -131,8 +132,14 @@ class TrainerView:
 
     @property
     def accumulate_grad_batches(self) -> int:
-        """As given."""
+        """Batches that make one optimizer step. A hook may set it before an epoch's first batch."""
         return self.settings.accumulate_grad_batches
+
+    @accumulate_grad_batches.setter
+    def accumulate_grad_batches(self, batches: int) -> None:
+        self.settings = replace(self.settings, accumulate_grad_batches=batches)
+        if self.engine is not None:
+            self.engine.settings = self.settings
 
     @property
     def precision(self) -> str:
@@ -332,12 +339,12 @@ class TrainerView:
         return self.default_root_dir if found is None else found
 
     @property
-    def checkpoint_callbacks(self) -> list[ModelCheckpoint]:
+    def checkpoint_callbacks(self) -> list[Checkpoint]:
         """All callbacks that save checkpoints."""
-        return [item for item in self.callbacks if isinstance(item, ModelCheckpoint)]
+        return [item for item in self.callbacks if isinstance(item, Checkpoint)]
 
     @property
-    def checkpoint_callback(self) -> ModelCheckpoint | None:
+    def checkpoint_callback(self) -> Checkpoint | None:
         """The first callback that saves checkpoints."""
         found = self.checkpoint_callbacks
         return found[0] if found else None

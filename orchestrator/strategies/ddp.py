@@ -64,13 +64,30 @@ class DDPStrategy:
         self.world_size = dist.get_world_size()
         self.training_step: Callable[..., Any]
         self._ddp: DistributedDataParallel | None = None
+        self._followed: frozenset[int] = frozenset()
 
     def setup(self, module: nn.Module, *, training: bool) -> None:
         """Move the module to the device; when `training`, wrap it, which broadcasts rank 0's weights."""
         if self.device.type != "cpu":
             module.to(self.device)
         self.training_step = getattr(module, "training_step", None)  # type: ignore[assignment]
-        if training and any(parameter.requires_grad for parameter in module.parameters()):
+        if training:
+            self._wrap(module)
+
+    def follow(self, module: nn.Module) -> bool:
+        """Wrap anew where the set of parameters that need gradients is another: DDP reduces those that needed
+        them when it was built. All ranks must have changed the same.
+        """
+        if _trainable(module) == self._followed:
+            return False
+        self._ddp = None
+        self.training_step = module.training_step  # type: ignore[assignment]
+        self._wrap(module)
+        return True
+
+    def _wrap(self, module: nn.Module) -> None:
+        self._followed = _trainable(module)
+        if self._followed:
             ids = [self.device.index] if self.device.type == "cuda" else None
             self._ddp = DistributedDataParallel(_TrainingStep(module), device_ids=ids, **self.options)
             self.training_step = self._ddp
@@ -158,3 +175,8 @@ class DDPStrategy:
     def teardown(self) -> None:
         """Drop the wrapper, so that its buckets and hooks go."""
         self._ddp = None
+
+
+def _trainable(module: nn.Module) -> frozenset[int]:
+    """Return which parameters need gradients, by identity."""
+    return frozenset(id(item) for item in module.parameters() if item.requires_grad)

@@ -31,6 +31,10 @@ class SingleStrategy:
             module.to(self.device)
         self.training_step = getattr(module, "training_step", _no_training_step)
 
+    def follow(self, module: torch.nn.Module) -> bool:
+        """Autograd follows by itself."""
+        return False
+
     def sync_gradients(self, on: bool) -> None:
         """There is nothing to reduce."""
 

@@ -35,6 +35,12 @@ class Strategy(Protocol):
         """Move the module to the device, and make it ready for training. Communicates when `training`."""
         ...
 
+    def follow(self, module: torch.nn.Module) -> bool:
+        """Take note, between epochs, of parameters that began or ceased to need gradients; return whether
+        `training_step` is another one now. Communicates when it is.
+        """
+        ...
+
     def sync_gradients(self, on: bool) -> None:
         """Say whether the next training step's backward reduces gradients over ranks."""
         ...

@@ -7,6 +7,7 @@ import math
 import os
 import pickle
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ DEFAULTS = {
     "min_epochs": None,
     "max_steps": -1,
     "min_steps": None,
+    "max_time": None,
     "limit_train_batches": None,
     "limit_val_batches": None,
     "limit_test_batches": None,
@@ -76,6 +78,9 @@ ACCEPTED: list[tuple[str, Any, Any]] = [
     ("precision", "16", "16-mixed"),
     ("precision", "bf16", "bf16-mixed"),
     ("precision", "bf16-mixed", "bf16-mixed"),
+    ("max_time", "01:00:00:30", timedelta(days=1, seconds=30)),
+    ("max_time", {"hours": 2}, timedelta(hours=2)),
+    ("max_time", timedelta(minutes=3), timedelta(minutes=3)),
     ("fast_dev_run", True, 1),
     ("fast_dev_run", 3, 3),
     ("max_epochs", 0, 0),
@@ -123,6 +128,7 @@ REFUSED: dict[str, tuple[list[Any], str]] = {
     "min_epochs": ([*_WHOLE, -1], "Use a whole number of at least 0 or None."),
     "max_steps": ([*_WHOLE, None], "Use a whole number of at least -1."),
     "min_steps": ([*_WHOLE, -1], "Use a whole number of at least 0 or None."),
+    "max_time": (["1:00", "0:25:00:00", {"hour": 1}, 60, timedelta(seconds=-1)], "as 'DD:HH:MM:SS'."),
     "limit_train_batches": (_SHARE, "whole number of batches|a share from 0.0 to 1.0"),
     "limit_val_batches": (_SHARE, "whole number of batches|a share from 0.0 to 1.0"),
     "limit_test_batches": (_SHARE, "whole number of batches|a share from 0.0 to 1.0"),
