@@ -26,6 +26,7 @@ from torch.utils.data import (
 )
 
 from modules import rng
+from modules.batch_notes import NotedBatches
 from modules.loader_processes import LoaderContext
 from modules.order import BatchPlan, StridedPlan
 from modules.sampler import ShardBatchSampler, ShardSampler, SkipBatches, own_generators, tell_epoch
@@ -191,6 +192,17 @@ class RankLoader:
 
     def close(self) -> None:
         """Nothing is held between epochs but what the loader itself keeps."""
+
+    def note_batches(self) -> list[list[Any]]:
+        """Return a list that gets the sample ids of each batch that is read from here on; it stays empty
+        where samples have none.
+        """
+        reader = self._reader
+        if not isinstance(reader, DataLoader) or reader.batch_sampler is None or _is_stream(reader):
+            return []
+        noted = NotedBatches(reader.batch_sampler)
+        self._reader = _copy_with(reader, {"batch_sampler": noted})
+        return noted.notes
 
     def generators(self) -> list[torch.Generator]:
         """Return the random generators of the user's own that reading draws from; their state belongs to a

@@ -8,6 +8,7 @@ the argument as the user wrote it and says what to write instead.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -17,7 +18,12 @@ from modules.datamodule import LightningDataModule
 from modules.module import LightningModule
 from orchestrator.batch_limits import empty_loader
 from orchestrator.callbacks.callback import Callback
+from orchestrator.callbacks.checkpoint import Checkpoint
+from orchestrator.callbacks.checkpoint_keeper import CheckpointKeeper
+from orchestrator.callbacks.factories import callbacks_of_factories
 from orchestrator.callbacks.model_checkpoint import ModelCheckpoint
+from orchestrator.callbacks.on_exception_checkpoint import OnExceptionCheckpoint
+from orchestrator.callbacks.timer import Timer
 from orchestrator.errors import MisconfigurationError, suggest
 from orchestrator.hooks import overrides
 from orchestrator.job import Job
@@ -53,7 +59,6 @@ _NOT_YET = frozenset(
         "barebones",
         "enable_autolog_hparams",
         "enable_model_summary",
-        "max_time",
         "profiler",
     }
 )
@@ -120,20 +125,27 @@ def callbacks_of(given: Any, settings: Settings, enable_checkpointing: bool | No
             "states cannot be told apart. "
             "Give them different arguments, or override state_key."
         )
-    saves = any(isinstance(item, ModelCheckpoint) for item in found)
-    if saves and enable_checkpointing is False:
+    saves = next((type(item).__name__ for item in found if isinstance(item, Checkpoint)), None)
+    if saves is not None and enable_checkpointing is False:
         raise MisconfigurationError(
-            "Trainer(enable_checkpointing=False) has a ModelCheckpoint among its callbacks. Leave one of "
-            "them out."
+            f"Trainer(enable_checkpointing=False) has a {saves} among its callbacks. Leave one of them out."
         )
-    if settings.enable_checkpointing and not saves:
+    if settings.enable_checkpointing and saves is None:
         found.append(ModelCheckpoint())
-    return checkpoints_last(found)
+    if settings.max_time is not None and any(isinstance(item, Timer) for item in found):
+        warnings.warn(
+            f"Trainer(max_time={str(settings.max_time)!r}) is ignored: the Timer among the callbacks says "
+            "how long training may take. Leave one of them out.",
+            stacklevel=4,
+        )
+    elif settings.max_time is not None:
+        found.append(Timer(settings.max_time))
+    return checkpoints_last([*found, *callbacks_of_factories()])
 
 
 def checkpoints_last(callbacks: Iterable[Callback]) -> list[Callback]:
-    """Return the callbacks in their order, those that save checkpoints last."""
-    return sorted(callbacks, key=lambda item: isinstance(item, ModelCheckpoint))
+    """Return the callbacks in their order, but those that tune first and those that save checkpoints last."""
+    return sorted(callbacks, key=lambda item: (isinstance(item, Checkpoint), not item.tunes))
 
 
 # -------------------------------------------------------------------- of a call
@@ -190,7 +202,7 @@ def with_module_callbacks(callbacks: list[Callback], module: LightningModule) ->
 
 
 def resolve_checkpoint(
-    fn: str, ckpt_path: str | os.PathLike[str] | None, callbacks: list[ModelCheckpoint], *, best: bool
+    fn: str, ckpt_path: str | os.PathLike[str] | None, callbacks: list[Checkpoint], *, best: bool
 ) -> str | None:
     """Return the path of the checkpoint that a call starts from, or None.
 
@@ -204,7 +216,10 @@ def resolve_checkpoint(
         MisconfigurationError: No such checkpoint was saved.
         FileNotFoundError: There is no such file.
     """
-    best_path = str(getattr(callbacks[0], "best_model_path", "")) if callbacks else ""
+    best_path = next((item.best_model_path for item in callbacks if isinstance(item, CheckpointKeeper)), "")
+    after_failure = [item.ckpt_path for item in callbacks if isinstance(item, OnExceptionCheckpoint)]
+    if ckpt_path is None and fn == "fit" and any(map(os.path.exists, after_failure)):
+        ckpt_path = "last"
     if ckpt_path is None:
         return (best_path or None) if best else None
     if ckpt_path == "best":
@@ -215,8 +230,8 @@ def resolve_checkpoint(
             )
         return best_path
     if ckpt_path == "last":
-        last = [getattr(item, "last_model_path", "") for item in callbacks]
-        paths = [path for path in last if path and os.path.exists(path)]
+        last = [item.last_model_path for item in callbacks if isinstance(item, CheckpointKeeper)]
+        paths = [path for path in [*last, *after_failure] if path and os.path.exists(path)]
         if not paths:
             raise MisconfigurationError(
                 f"{fn}(ckpt_path='last'): there is no last checkpoint. Use "

@@ -44,6 +44,7 @@ from orchestrator.optimizers import (
 )
 from orchestrator.place import Place
 from orchestrator.precision import Precision
+from orchestrator.predictions import predictions_for
 from orchestrator.progress import ProgressRecord
 from orchestrator.reporting import Reporting
 from orchestrator.step import AutomaticOptimization
@@ -77,6 +78,7 @@ class Engine:
         manual: Runs the module's own optimization; None where optimization is automatic.
         accumulate: Batches that make one step in the running epoch.
         requeue: Asked at log points whether the job goes back into its queue; None where there is no queue.
+        predictions: What a run of predict keeps.
         untold: A checkpoint was written since the driver last heard where this run stands.
     """
 
@@ -107,12 +109,14 @@ class Engine:
         self.feed: Feed | None = None
         self.stop_agreed = False
         self.resumed: contents.Resumed | None = None
+        self._to_resume: dict[str, Any] | None = None
         self.rng_to_resume: dict[str, Any] | None = None
         self.reporting = Reporting(self)
         self.order_seed = rng.global_seed() or 0
         self.validation_clock: ValidationClock | None = None
         self.untold = False
         self.requeue: Requeue | None = None
+        self.predictions = predictions_for(trainer.callbacks, returned=job.return_predictions)
         self._torn_down = False
         self._show = show
         self.shows_progress = show is not None
@@ -205,11 +209,13 @@ class Engine:
             if checkpoint is not None:
                 self.order_seed, self.state.epoch = contents.order_of(checkpoint, self.order_seed)
             self._configure_optimizers()
-            if checkpoint is not None:
-                self.resumed = contents.restore_training(self, checkpoint)
+            self._to_resume = checkpoint
 
     def _fit(self) -> None:
         self.call("on_fit_start")
+        if self._to_resume is not None:  # behind the hook, which may change what is restored
+            self.resumed = contents.restore_training(self, self._to_resume)
+            self._to_resume = None
         self._log_hyperparameters()
         run_fit(self)
         self.call("on_fit_end")
@@ -418,6 +424,10 @@ class Engine:
         """Make ``should_stop`` of any rank that of all, so that all leave the loop at the same step."""
         if self.place.world_size > 1:
             self.take_agreement(self.strategy.gather(bool(self.trainer.should_stop)))
+
+    def stop_together(self) -> None:
+        """End training after this batch. All ranks call it at the same batch."""
+        self.take_agreement([True])
 
     def take_agreement(self, stops: list[bool]) -> None:
         """Take note of every rank's ``should_stop``: any of them stops all."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from modules.combined_reading import Reader
+from modules.loader import RankLoader
 from orchestrator.log_slots import LogSlots
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def evaluate(
         results = _by_loader(slots, values, len(loaders))
         slots.clear()
     if stage == "predict":
-        return outputs
+        return outputs if engine.job.return_predictions else [[] for _ in outputs]
     return results
 
 
@@ -81,7 +82,8 @@ def _run_loader(
     index: int,
     num_loaders: int,
 ) -> list[Any]:
-    keep = stage == "predict" and engine.job.return_predictions
+    predictions = engine.predictions
+    keep = stage == "predict" and predictions.keeps
     suffix = f"/dataloader_idx_{index}" if num_loaders > 1 else ""
     table = slots.table_for(f"{hook}_step", suffix) if stage != "predict" else None
     before, after = engine.hooks[f"on_{hook}_batch_start"], engine.hooks[f"on_{hook}_batch_end"]
@@ -89,9 +91,14 @@ def _run_loader(
     transfer = engine.transfer
     autocast = engine.precision.autocast
     kept: list[Any] = []
+    if stage == "predict":
+        predictions.outputs.append(kept)
     total = loader.num_batches if limit is None else min(limit, loader.num_batches or limit)
     clock, due = time.monotonic, 0.0
     loader.start_epoch(engine.state.epoch)
+    if stage == "predict":
+        indices = loader.note_batches() if isinstance(loader, RankLoader) and predictions.notes else []
+        predictions.indices.append(indices)
     batch_idx = 0
     batches: Iterable[Any] = itertools.islice(loader.iterate(), limit)
     for batch in engine.strategy.keep_pace(batches, autocast or nullcontext()):

@@ -17,7 +17,7 @@ import torch
 
 from modules import rng
 from orchestrator import validation_schedule as validation
-from orchestrator.callbacks.model_checkpoint import ModelCheckpoint
+from orchestrator.callbacks.timer import has_timer
 from orchestrator.checkpoint import contents
 from orchestrator.errors import MisconfigurationError
 from orchestrator.feed import Feed, make_feed
@@ -134,20 +134,17 @@ class _Loop:
             clip_val=self.settings.gradient_clip_val,
             clip_algorithm=self.settings.gradient_clip_algorithm,
         )
+        self.parts = parts
         self.step: Step
         self.empty_step: EmptyStep
-        if self.manual is None:
-            self.step, self.empty_step = build_step(parts), build_empty_step(parts)
-        else:
-            self.step, self.empty_step = self.manual.build_steps(self.window)
-        self.step_schedulers = [
-            c for c in self.schedulers if c.interval == "step" and not c.reduce_on_plateau
-        ]
-        self.plateau_step_schedulers = [
-            c for c in self.schedulers if c.interval == "step" and c.reduce_on_plateau
-        ]
+        self.build_steps()
+        self.take_schedulers()
         self.max_epochs = self.settings.max_epochs
-        if self.max_epochs is None and self.settings.max_steps == -1:
+        if (
+            self.max_epochs is None
+            and self.settings.max_steps == -1
+            and not has_timer(engine.trainer.callbacks)
+        ):
             self.max_epochs = DEFAULT_MAX_EPOCHS
             if engine.is_global_zero:
                 warnings.warn(
@@ -156,6 +153,13 @@ class _Loop:
                     stacklevel=2,
                 )
         self.val_every = 0
+
+    def build_steps(self) -> None:
+        """Build what runs a batch, from the strategy's training step as it is now."""
+        if self.manual is None:
+            self.step, self.empty_step = build_step(self.parts), build_empty_step(self.parts)
+        else:
+            self.step, self.empty_step = self.manual.build_steps(self.window)
 
     def make_feed(self) -> Feed:
         """Return the stream of the training data as it is loaded now."""
@@ -177,6 +181,13 @@ class _Loop:
         self.loaded_for = epoch
         self.engine.data.reload()
         self.feed = self.engine.feed = self.make_feed()
+
+    def take_schedulers(self) -> None:
+        """Look up which schedulers step when: a callback may have replaced one."""
+        self.schedulers = self.engine.schedulers if self.manual is None else []
+        by_step = [config for config in self.schedulers if config.interval == "step"]
+        self.step_schedulers = [config for config in by_step if not config.reduce_on_plateau]
+        self.plateau_step_schedulers = [config for config in by_step if config.reduce_on_plateau]
 
     # ---------------------------------------------------------------- ends
 
@@ -225,6 +236,9 @@ class _Loop:
             engine.accumulate = engine.trainer.accumulate_grad_batches
             feed.start(state.epoch)
             self.val_every = _validation_interval(engine, feed.num_batches)
+        self.take_schedulers()
+        if engine.strategy.follow(engine.module):
+            self.build_steps()
         self.end_epoch(self.run_batches())
 
     def restore_gradients(self, resumed: Resumed) -> None:
@@ -248,9 +262,7 @@ class _Loop:
         batch_start = engine.hooks.of_callbacks("on_train_batch_start")
         module_batch_start = engine.hooks.of_module("on_train_batch_start")
         batch_end = engine.hooks["on_train_batch_end"]
-        savers = engine.hooks.of_callbacks(
-            "on_train_batch_end", lambda item: isinstance(item, ModelCheckpoint)
-        )
+        meeting = engine.hooks.of_callbacks("on_train_batch_end", lambda item: item.meets_ranks)
         transfer = engine.transfer
         accumulate = engine.accumulate
         log_every = self.settings.log_every_n_steps
@@ -315,8 +327,8 @@ class _Loop:
                     hook(seen, batch, batch_idx)
                 if engine.untold:
                     engine.tell_standing()
-            elif not feed.has_batch:  # saving needs all ranks, also those without a batch
-                for hook in savers:
+            elif not feed.has_batch:  # what needs all ranks needs those without a batch
+                for hook in meeting:
                     hook(None, None, batch_idx)
             if window.last and state.windows % log_every == 0:
                 engine.reporting.log_steps(outputs)

@@ -49,6 +49,7 @@ class Settings:
     min_epochs: int | None = None
     max_steps: int = -1
     min_steps: int | None = None
+    max_time: timedelta | None = None
     limit_train_batches: int | float | None = None
     limit_val_batches: int | float | None = None
     limit_test_batches: int | float | None = None
@@ -99,6 +100,7 @@ class Settings:
         values["compile"] = parse_compile(values["compile"])
         for name, least, optional in _WHOLE_NUMBERS:
             values[name] = _whole(name, values[name], least, optional)
+        values["max_time"] = parse_duration("Trainer(max_time=", values["max_time"])
         for name in _LIMITS:
             values[name] = _limit(name, values[name])
         values["overfit_batches"] = _limit("overfit_batches", values["overfit_batches"]) or 0.0

@@ -36,7 +36,8 @@ def estimate_steps(
     most = settings.max_steps if settings.max_steps != -1 else math.inf
     epochs = settings.max_epochs
     if epochs is None:
-        epochs = DEFAULT_MAX_EPOCHS if settings.max_steps == -1 else -1
+        limited = settings.max_steps != -1 or settings.max_time is not None
+        epochs = -1 if limited else DEFAULT_MAX_EPOCHS
     if epochs == -1:
         return most
     if num_batches is None:

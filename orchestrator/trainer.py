@@ -32,6 +32,7 @@ from orchestrator.manual import refuse_settings
 from orchestrator.plan import Plan, make_plan
 from orchestrator.plugins import parse_plugins
 from orchestrator.precision import module_creation
+from orchestrator.predictions import returns_predictions
 from orchestrator.progress import Progress
 from orchestrator.requeue import checkpoint_to_resume, find_requeue
 from orchestrator.saving import LastFit, content_to_save
@@ -69,6 +70,8 @@ class Trainer(TrainerView):
         min_epochs: Do not stop early before this many epochs.
         max_steps: Optimizer steps; -1 for no limit.
         min_steps: Do not stop early before this many steps.
+        max_time: Stop after this time of training: a timedelta, a dictionary of its arguments such as
+            ``{"hours": 2}``, or ``"DD:HH:MM:SS"``. On a group rank 0's clock decides.
         limit_train_batches: A number of batches (int) or a share of them (float); likewise for val, test,
             predict.
         limit_val_batches: See above.
@@ -139,6 +142,7 @@ class Trainer(TrainerView):
         min_epochs: int | None = None,
         max_steps: int = -1,
         min_steps: int | None = None,
+        max_time: str | timedelta | dict[str, int] | None = None,
         limit_train_batches: int | float | None = None,
         limit_val_batches: int | float | None = None,
         limit_test_batches: int | float | None = None,
@@ -278,10 +282,11 @@ class Trainer(TrainerView):
             model: The module; that of the last call when None.
             dataloaders: A loader, a list of loaders, or a data module.
             datamodule: A data module, instead of loaders.
-            return_predictions: False keeps nothing and returns None.
+            return_predictions: False returns None. By default predictions are returned unless a
+                `BasePredictionWriter` writes them.
             ckpt_path: As for `validate`.
         """
-        keep = return_predictions is not False
+        keep = returns_predictions(return_predictions, self.callbacks)
         outputs = self._call(
             "predict", model, datamodule, ckpt_path, return_predictions=keep, predict=dataloaders
         )

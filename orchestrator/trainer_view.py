@@ -20,8 +20,8 @@ from modules.datamodule import LightningDataModule
 from modules.module import LightningModule
 from orchestrator.board import Board
 from orchestrator.callbacks.callback import Callback
+from orchestrator.callbacks.checkpoint import Checkpoint
 from orchestrator.callbacks.early_stopping import EarlyStopping
-from orchestrator.callbacks.model_checkpoint import ModelCheckpoint
 from orchestrator.errors import MisconfigurationError
 from orchestrator.loggers.logger import Logger
 from orchestrator.optimizers import SchedulerConfig
@@ -406,12 +406,12 @@ class TrainerView:
         return self.default_root_dir if found is None else found
 
     @property
-    def checkpoint_callbacks(self) -> list[ModelCheckpoint]:
+    def checkpoint_callbacks(self) -> list[Checkpoint]:
         """All callbacks that save checkpoints."""
-        return [item for item in self.callbacks if isinstance(item, ModelCheckpoint)]
+        return [item for item in self.callbacks if isinstance(item, Checkpoint)]
 
     @property
-    def checkpoint_callback(self) -> ModelCheckpoint | None:
+    def checkpoint_callback(self) -> Checkpoint | None:
         """The first callback that saves checkpoints."""
         found = self.checkpoint_callbacks
         return found[0] if found else None

@@ -25,9 +25,14 @@ class Callback:
 
     Attributes:
         watches_metrics: Run ``on_train_epoch_end`` after the module's, when the epoch's metrics are decided.
+        tunes: Run before all callbacks that do not: this one finds out a setting that others start from.
+        meets_ranks: ``on_train_batch_end`` communicates, or counts what must be equal on all ranks; so it
+            also runs on a rank whose data has ended, with None for outputs and batch.
     """
 
     watches_metrics: bool = False
+    tunes: bool = False
+    meets_ranks: bool = False
     _module: LightningModule | None = None
     """Whose ``log`` this callback's uses, while a trainer runs."""
 

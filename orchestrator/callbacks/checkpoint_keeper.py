@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from orchestrator.callbacks.callback import Callback
+from orchestrator.callbacks.checkpoint import Checkpoint
 from orchestrator.checkpoint import local_files, policy
 from orchestrator.errors import MisconfigurationError
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from orchestrator.trainer import Trainer
 
 
-class CheckpointKeeper(Callback):
+class CheckpointKeeper(Checkpoint):
     """What `ModelCheckpoint` is, apart from when it saves. Its docstring describes arguments and
     attributes."""
 

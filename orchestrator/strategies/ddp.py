@@ -75,6 +75,7 @@ class DataParallel(GroupOfRanks):
         self.optimizers: list[torch.optim.Optimizer] = []
         self._synced: dict[nn.Module, type] = {}
         self._ddp: DistributedDataParallel | None = None
+        self._followed: frozenset[int] = frozenset()
 
     def setup(self, module: nn.Module, *, training: bool) -> None:
         """Move the module to the device; when `training`, wrap it, which broadcasts rank 0's weights."""
@@ -86,7 +87,23 @@ class DataParallel(GroupOfRanks):
             self.local_step = self._step_apart(module)
         if training and not getattr(module, "automatic_optimization", True):
             self._set_up_manual(module)
-        elif training and any(parameter.requires_grad for parameter in module.parameters()):
+        elif training:
+            self._wrap(module)
+
+    def follow(self, module: nn.Module) -> bool:
+        """Wrap anew where the set of parameters that need gradients is another: DDP reduces those that needed
+        them when it was built. All ranks must have changed the same.
+        """
+        if not getattr(module, "automatic_optimization", True) or _trainable(module) == self._followed:
+            return False
+        self._ddp = None
+        self.training_step = module.training_step  # type: ignore[assignment]
+        self._wrap(module)
+        return True
+
+    def _wrap(self, module: nn.Module) -> None:
+        self._followed = _trainable(module)
+        if self._followed:
             ids = [self.device.index] if self.device.type == "cuda" else None
             self._ddp = DistributedDataParallel(
                 _TrainingStep(module), device_ids=ids, **self.spec.ddp_arguments()
@@ -215,3 +232,8 @@ class DataParallel(GroupOfRanks):
         self._ddp = None
         batch_norm.revert(self._synced)
         self._synced = {}
+
+
+def _trainable(module: nn.Module) -> frozenset[int]:
+    """Return which parameters need gradients, by identity."""
+    return frozenset(id(item) for item in module.parameters() if item.requires_grad)

@@ -164,6 +164,10 @@ class FullySharded(GroupOfRanks):
     def reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Nothing is left to do: every backward of an accumulation window's end reduces."""
 
+    def follow(self, module: nn.Module) -> bool:
+        """What needs gradients is looked up in each backward."""
+        return False
+
     def reduce_after_backward(self, parameters: Iterable[nn.Parameter]) -> None:
         """Nothing is left to do: the backward has reduced."""
 

@@ -67,6 +67,10 @@ class Alone:
         """There is never a reason to."""
         return None
 
+    def follow(self, module: torch.nn.Module) -> bool:
+        """Autograd follows by itself."""
+        return False
+
     def sync_gradients(self, on: bool) -> None:
         """There is nothing to reduce."""
 

@@ -82,6 +82,12 @@ class Strategy(Protocol):
         """
         ...
 
+    def follow(self, module: torch.nn.Module) -> bool:
+        """Take note, between epochs, of parameters that began or ceased to need gradients; return whether
+        `training_step` is another one now. Communicates when it is.
+        """
+        ...
+
     def sync_gradients(self, on: bool) -> None:
         """Say whether the next training step's backward reduces gradients over ranks."""
         ...

@@ -37,6 +37,7 @@ class FakeTrainer:
         self.ckpt_path: str | None = None
         self.state = SimpleNamespace(fn="fit", past_batches=0)
         self.engine = SimpleNamespace(feed=SimpleNamespace(is_last=False))
+        self.plugins = SimpleNamespace(checkpoint_io=None)
         self.saved: list[str] = []
         self.fails = False
         for name, value in changes.items():
