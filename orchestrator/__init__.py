@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from modules.rng import seed_everything as seed_everything
     from orchestrator import callbacks as callbacks
     from orchestrator import loggers as loggers
+    from orchestrator import profilers as profilers
     from orchestrator import strategies as strategies
     from orchestrator.callbacks.callback import Callback as Callback
     from orchestrator.errors import MisconfigurationError as MisconfigurationError
@@ -40,7 +41,7 @@ _HOMES = {
     "seed_everything": "modules.rng",
     "shutdown": "orchestrator.lifetime",
 }
-_SUBPACKAGES = ("callbacks", "loggers", "strategies")
+_SUBPACKAGES = ("callbacks", "loggers", "profilers", "strategies")
 
 __all__ = [
     "Callback",
@@ -52,6 +53,7 @@ __all__ = [
     "TrialStopped",
     "callbacks",
     "loggers",
+    "profilers",
     "seed_everything",
     "shutdown",
     "strategies",

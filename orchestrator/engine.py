@@ -20,6 +20,7 @@ from modules.datamodule import LightningDataModule
 from modules.loader import RankLoader
 from modules.module import LightningModule
 from orchestrator import device
+from orchestrator.bare_log import BareLog
 from orchestrator.board import Board
 from orchestrator.checkpoint import contents
 from orchestrator.errors import MisconfigurationError
@@ -33,6 +34,7 @@ from orchestrator.loggers.dummy import DummyLogger
 from orchestrator.optimizers import SchedulerConfig, parse
 from orchestrator.place import Place
 from orchestrator.precision import Precision
+from orchestrator.profilers.instruments import instruments_for
 from orchestrator.progress import ProgressRecord
 from orchestrator.step import needs_closure
 from orchestrator.strategies.ddp import DDPStrategy
@@ -99,8 +101,13 @@ class Engine:
         self._torn_down = False
         self._show = show
         self.shows_progress = show is not None
+        self._bar = trainer.progress_bar_callback
+        self._bare_log = BareLog() if self.settings.barebones else None
         self.hooks = HookTable(trainer, self.module, self.datamodule, trainer.callbacks)
         self.transfer: Callable[[Any, int], Any] | None = None
+        self.instruments = instruments_for(trainer.profiler)
+        if self.instruments is not None:
+            self.hooks = self.instruments.hooks(self.hooks)
 
     @property
     def is_global_zero(self) -> bool:
@@ -144,6 +151,10 @@ class Engine:
         self.attach_slots()
 
     def _detach(self) -> None:
+        if self.instruments is not None:
+            self.instruments.remove()
+            self.trainer.profiler.teardown(self.job.fn)
+            self.trainer.profiler.describe(self.say)
         self.module.__dict__["_log_sink"] = None
         self.state.stage = ""
         self.train_slots.table = self.train_slots.batch = None
@@ -153,11 +164,14 @@ class Engine:
 
     def attach_slots(self) -> None:
         """Send what the module logs to `slots`."""
-        self.module.__dict__["_log_sink"] = self.slots.log
+        self.module.__dict__["_log_sink"] = self.slots.log if self._bare_log is None else self._bare_log
 
     def _prepare(self) -> None:
         """Run everything up to the loop that all entry points share."""
         fn = self.job.fn
+        if self.instruments is not None:
+            rank = self.place.rank if self.place.world_size > 1 else None
+            self.trainer.profiler.setup(fn, rank, self.trainer.log_dir)
         self._prepare_data()
         self.slots.enter("setup")
         for hook in self.hooks.of_datamodule("setup") + self.hooks["setup"]:
@@ -173,6 +187,8 @@ class Engine:
             self._configure_optimizers()
             if checkpoint is not None:
                 self.resumed = contents.restore_training(self, checkpoint)
+        if self.instruments is not None:
+            self.instruments.install(self)
 
     def _fit(self) -> None:
         self.call("on_fit_start")
@@ -298,7 +314,7 @@ class Engine:
             if owner is not None and owner._log_hyperparams:
                 values.update(owner.hparams_initial)
         for logger in self._own_loggers():
-            if values:
+            if values and self.settings.enable_autolog_hparams:
                 logger.log_hyperparams(values)
             logger.log_graph(self.module)
             logger.save()
@@ -344,6 +360,8 @@ class Engine:
         )
         if loader.num_batches == 0 and self._limit_of(kind) != 0:
             raise empty_loader(source, kind, self.place.world_size)
+        if self.instruments is not None:
+            self.instruments.watch_loader(loader, kind)
         return loader
 
     def _order_seed(self, kind: str) -> int:
@@ -541,8 +559,22 @@ class Engine:
                 max_epochs=self.settings.max_epochs,
                 batch=batch,
                 total_batches=total,
-                metrics=dict(self.board.progress),
+                metrics=self._metrics_to_show(),
                 step=self.state.global_step,
                 done=done,
             )
         )
+
+    def _metrics_to_show(self) -> dict[str, float | str]:
+        """Return what the progress bar wants beside it, as plain values."""
+        if self._bar is None:
+            return dict(self.board.progress)
+        metrics = self._bar.get_metrics(self.trainer, self.module)
+        return {
+            name: value
+            if isinstance(value, (int, str))
+            else float(value)
+            if hasattr(value, "__float__")
+            else str(value)
+            for name, value in metrics.items()
+        }

@@ -61,6 +61,7 @@ PUBLIC: dict[str, list[str]] = {
         "TrialStopped",
         "callbacks",
         "loggers",
+        "profilers",
         "seed_everything",
         "shutdown",
         "strategies",
@@ -68,7 +69,7 @@ PUBLIC: dict[str, list[str]] = {
 }
 # By import name: what pyproject.toml declares for everyone, and what a file may try to import and do without.
 REQUIRED = {"numpy", "psutil", "pyarrow", "ray", "rich", "tensorboard", "torch", "yaml"}
-OPTIONAL = {"lightning", "onnx", "pytorch_lightning"}
+OPTIONAL = {"lightning", "matplotlib", "onnx", "pytorch_lightning", "tqdm"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
