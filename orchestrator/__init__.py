@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from orchestrator import loggers as loggers
     from orchestrator import profilers as profilers
     from orchestrator import strategies as strategies
+    from orchestrator import tuner as tuner
     from orchestrator.callbacks.callback import Callback as Callback
     from orchestrator.errors import MisconfigurationError as MisconfigurationError
     from orchestrator.lifetime import shutdown as shutdown
@@ -41,7 +42,7 @@ _HOMES = {
     "seed_everything": "modules.rng",
     "shutdown": "orchestrator.lifetime",
 }
-_SUBPACKAGES = ("callbacks", "loggers", "profilers", "strategies")
+_SUBPACKAGES = ("callbacks", "loggers", "profilers", "strategies", "tuner")
 
 __all__ = [
     "Callback",
@@ -57,6 +58,7 @@ __all__ = [
     "seed_everything",
     "shutdown",
     "strategies",
+    "tuner",
 ]
 
 check_for_shadowed_packages()

@@ -185,8 +185,10 @@ def callbacks_of(
 
 
 def checkpoints_last(callbacks: Iterable[Callback]) -> list[Callback]:
-    """Return the callbacks in their order, those that save checkpoints last."""
-    return sorted(callbacks, key=lambda item: isinstance(item, ModelCheckpoint))
+    """Return the callbacks in their order, those that tune first and those that save checkpoints last."""
+    return sorted(
+        callbacks, key=lambda item: isinstance(item, ModelCheckpoint) - bool(getattr(item, "tunes", False))
+    )
 
 
 # -------------------------------------------------------------------- of a call

@@ -198,6 +198,8 @@ class Engine:
 
     def _evaluate_only(self, fn: str) -> Any:
         kind = {"validate": "val", "test": "test", "predict": "predict"}[fn]
+        for hook in self.hooks.of_callbacks("before_evaluation_data"):
+            hook()
         if self._limit_of(kind) == 0:
             return []
         loaders = self._rank_loaders(kind)
@@ -307,6 +309,12 @@ class Engine:
             )
         for optimizer in self.optimizers:
             device.move_optimizer_state(optimizer, self.place.device)
+
+    def rebuild_optimizers(self) -> None:
+        """Build optimizers and schedulers anew, before the first step, from what the module says now."""
+        self._configure_optimizers()
+        if self.instruments is not None:
+            self.instruments.watch_optimizers(self.optimizers)
 
     def _log_hyperparameters(self) -> None:
         values: dict[str, Any] = {}

@@ -8,8 +8,10 @@ it ends, however it ends.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+
+from torch.optim import Optimizer
 
 from modules.loader import RankLoader
 from modules.module import LightningModule
@@ -53,9 +55,7 @@ class Instruments:
             if overrides(module, name, LightningModule) or name == "predict_step":
                 self._replace(module, name, name)
         self._replace(module, "backward", "backward")
-        for optimizer in engine.optimizers:
-            self._replace(optimizer, "step", "optimizer_step")
-            self._replace(optimizer, "zero_grad", "optimizer_zero_grad")
+        self.watch_optimizers(engine.optimizers)
         for name, label in _OF_ENGINE.items():
             self._replace(engine, name, label)
         self._replace(engine.trainer, "save_checkpoint", "save_checkpoint")
@@ -64,6 +64,12 @@ class Instruments:
         watch = getattr(self._profiler, "watch", None)
         if watch is not None:
             watch(module)
+
+    def watch_optimizers(self, optimizers: Sequence[Optimizer]) -> None:
+        """Measure the optimizers' steps."""
+        for optimizer in optimizers:
+            self._replace(optimizer, "step", "optimizer_step")
+            self._replace(optimizer, "zero_grad", "optimizer_zero_grad")
 
     def watch_loader(self, loader: RankLoader, kind: str) -> None:
         """Measure how long each batch of a loader is waited for, as ``train_data_next`` and the like."""
@@ -74,6 +80,14 @@ class Instruments:
 
         loader.__dict__["iterate"] = measured
         self._replaced.append((loader, "iterate", self._absent))
+
+    def strip(self, original: LightningModule, twin: LightningModule) -> None:
+        """Give a copy of a module its own functions: what is measured is the original's."""
+        for owner, name, before in self._replaced:
+            if owner is original:
+                twin.__dict__.pop(name, None)
+                if before is not self._absent:
+                    twin.__dict__[name] = before
 
     def remove(self) -> None:
         """Give back what was replaced. May be called again."""
