@@ -35,7 +35,7 @@ from orchestrator.optimizers import SchedulerConfig, parse
 from orchestrator.place import Place
 from orchestrator.precision import Precision
 from orchestrator.profilers.instruments import instruments_for
-from orchestrator.progress import ProgressRecord
+from orchestrator.progress import ProgressRecord, as_shown
 from orchestrator.step import needs_closure
 from orchestrator.strategies.ddp import DDPStrategy
 from orchestrator.strategies.single import SingleStrategy
@@ -578,11 +578,4 @@ class Engine:
         if self._bar is None:
             return dict(self.board.progress)
         metrics = self._bar.get_metrics(self.trainer, self.module)
-        return {
-            name: value
-            if isinstance(value, (int, str))
-            else float(value)
-            if hasattr(value, "__float__")
-            else str(value)
-            for name, value in metrics.items()
-        }
+        return {name: as_shown(value) for name, value in metrics.items()}

@@ -258,6 +258,18 @@ def speed(rate: float) -> str:
     return f"{rate:.1f} it/s" if rate >= 1 else f"{1 / rate:.1f} s/it"
 
 
+def as_shown(value: object) -> float | str:
+    """Return a metric as a plain value: a number stays one, of a tensor its number is taken, else its text.
+
+    >>> as_shown(3), as_shown("warm"), as_shown(None)
+    (3, 'warm', 'None')
+    """
+    if isinstance(value, (int, float, str)):
+        return value
+    value = value.detach() if hasattr(value, "detach") else value
+    return float(value) if hasattr(value, "__float__") else str(value)
+
+
 def numbers(metrics: Mapping[str, float | str], form: str = ".4g", between: str = ", ") -> str:
     """Return metrics, numbers with four digits and whole ones with all.
 

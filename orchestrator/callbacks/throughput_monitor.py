@@ -85,6 +85,8 @@ class ThroughputMonitor(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._start("train")
+        if self._active:
+            self._stages["train"].logged_at = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -200,7 +202,7 @@ class _Stage:
         self.lengths = 0
         self.began_s = self.started_s = time.monotonic()
         self.paused_s = 0.0
-        self.logged_at = -1
+        self.logged_at = 0
 
     def start(self) -> None:
         """Start the clock anew; totals of time go on where the last update left off."""
