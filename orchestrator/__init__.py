@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from orchestrator import loggers as loggers
     from orchestrator import metrics as metrics
     from orchestrator import plugins as plugins
+    from orchestrator import profilers as profilers
     from orchestrator import strategies as strategies
+    from orchestrator import tuner as tuner
     from orchestrator import utilities as utilities
     from orchestrator.callbacks.callback import Callback as Callback
     from orchestrator.errors import MisconfigurationError as MisconfigurationError
@@ -43,7 +45,16 @@ _HOMES = {
     "seed_everything": "modules.rng",
     "shutdown": "orchestrator.lifetime",
 }
-_SUBPACKAGES = ("callbacks", "loggers", "metrics", "plugins", "strategies", "utilities")
+_SUBPACKAGES = (
+    "callbacks",
+    "loggers",
+    "metrics",
+    "plugins",
+    "profilers",
+    "strategies",
+    "tuner",
+    "utilities",
+)
 
 __all__ = [
     "Callback",
@@ -57,9 +68,11 @@ __all__ = [
     "loggers",
     "metrics",
     "plugins",
+    "profilers",
     "seed_everything",
     "shutdown",
     "strategies",
+    "tuner",
     "utilities",
 ]
 

@@ -22,7 +22,10 @@ from orchestrator.callbacks.checkpoint import Checkpoint
 from orchestrator.callbacks.checkpoint_keeper import CheckpointKeeper
 from orchestrator.callbacks.factories import callbacks_of_factories
 from orchestrator.callbacks.model_checkpoint import ModelCheckpoint
+from orchestrator.callbacks.model_summary import ModelSummary
 from orchestrator.callbacks.on_exception_checkpoint import OnExceptionCheckpoint
+from orchestrator.callbacks.progress_bar import ProgressBar
+from orchestrator.callbacks.rich_progress_bar import RichProgressBar
 from orchestrator.callbacks.timer import Timer
 from orchestrator.errors import MisconfigurationError, suggest
 from orchestrator.hooks import overrides
@@ -54,14 +57,7 @@ _INSTEAD = {
     "resume_from_checkpoint": "Use fit(ckpt_path=...).",
     "tpu_cores": "TPUs are not supported.",
 }
-_NOT_YET = frozenset(
-    {
-        "barebones",
-        "enable_autolog_hparams",
-        "enable_model_summary",
-        "profiler",
-    }
-)
+_NOT_YET: frozenset[str] = frozenset()
 
 
 def refuse_unknown(name: str, known: list[str]) -> NoReturn:
@@ -82,6 +78,12 @@ def loggers_of(given: Any, settings: Settings) -> list[Logger]:
     Raises:
         MisconfigurationError: Something is no logger.
     """
+    if settings.barebones:
+        if given:
+            raise MisconfigurationError(
+                f"Trainer(barebones=True, logger={given!r}): barebones logs nothing. Leave one of them out."
+            )
+        return []
     if settings.fast_dev_run:
         return [DummyLogger()] if given not in (False, []) else []
     if given is None or given is True:
@@ -98,13 +100,21 @@ def loggers_of(given: Any, settings: Settings) -> list[Logger]:
     return found
 
 
-def callbacks_of(given: Any, settings: Settings, enable_checkpointing: bool | None) -> list[Callback]:
+def callbacks_of(
+    given: Any,
+    settings: Settings,
+    enable_checkpointing: bool | None,
+    enable_progress_bar: bool | None = None,
+    enable_model_summary: bool | None = None,
+) -> list[Callback]:
     """Return the callbacks that ``Trainer(callbacks=given)`` means, in the order in which they run.
 
     Args:
         given: What the user gave.
-        settings: Say whether checkpoints are written.
+        settings: Say whether checkpoints are written, and what is shown.
         enable_checkpointing: What the user wrote, which settings and sweeps overrule without contradiction.
+        enable_progress_bar: Likewise.
+        enable_model_summary: Likewise.
 
     Raises:
         MisconfigurationError: Something is no callback, or two cannot be told apart or contradict an
@@ -129,6 +139,41 @@ def callbacks_of(given: Any, settings: Settings, enable_checkpointing: bool | No
     if saves is not None and enable_checkpointing is False:
         raise MisconfigurationError(
             f"Trainer(enable_checkpointing=False) has a {saves} among its callbacks. Leave one of them out."
+        )
+    bare = settings.barebones
+    for kind, addition, name, wanted, on in (
+        (
+            ProgressBar,
+            RichProgressBar,
+            "enable_progress_bar",
+            enable_progress_bar,
+            settings.enable_progress_bar,
+        ),
+        (
+            ModelSummary,
+            ModelSummary,
+            "enable_model_summary",
+            enable_model_summary,
+            settings.enable_model_summary,
+        ),
+    ):
+        own = [item for item in found if isinstance(item, kind)]
+        if own and (wanted is False or bare):
+            argument = "barebones=True" if bare else f"{name}=False"
+            raise MisconfigurationError(
+                f"Trainer({argument}) has a {type(own[0]).__name__} among its callbacks. "
+                "Leave one of them out."
+            )
+        if len(own) > 1:
+            raise MisconfigurationError(
+                f"Trainer(callbacks=...) has {len(own)} of a kind: "
+                f"{', '.join(type(item).__name__ for item in own)}. Give one."
+            )
+        if on and not own:
+            found.append(addition())
+    if saves is not None and bare:
+        raise MisconfigurationError(
+            f"Trainer(barebones=True) has a {saves} among its callbacks. Leave one of them out."
         )
     if settings.enable_checkpointing and saves is None:
         found.append(ModelCheckpoint())

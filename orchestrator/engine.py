@@ -17,10 +17,12 @@ from torch.optim import Optimizer
 from modules import rng
 from modules.combined_reading import Reader
 from modules.datamodule import LightningDataModule
+from modules.loader import RankLoader
 from modules.module import LightningModule
 from modules.optimization import Optimization
 from orchestrator import compile as compilation
 from orchestrator import device
+from orchestrator.bare_log import BareLog
 from orchestrator.board import Board
 from orchestrator.checkpoint import contents
 from orchestrator.errors import MisconfigurationError
@@ -45,7 +47,8 @@ from orchestrator.optimizers import (
 from orchestrator.place import Place
 from orchestrator.precision import Precision
 from orchestrator.predictions import predictions_for
-from orchestrator.progress import ProgressRecord
+from orchestrator.profilers.instruments import instruments_for
+from orchestrator.progress import ProgressRecord, as_shown
 from orchestrator.reporting import Reporting
 from orchestrator.step import AutomaticOptimization
 from orchestrator.strategies.making import make_strategy
@@ -120,9 +123,14 @@ class Engine:
         self._torn_down = False
         self._show = show
         self.shows_progress = show is not None
+        self._bar = trainer.progress_bar_callback
+        self._bare_log = BareLog() if self.settings.barebones else None
         self.hooks = HookTable(trainer, self.module, self.datamodule, trainer.callbacks)
         self.transfer: Callable[[Any, int], Any] | None = None
         self.data = Loaders(self)
+        self.instruments = instruments_for(trainer.profiler)
+        if self.instruments is not None:
+            self.hooks = self.instruments.hooks(self.hooks)
 
     @property
     def is_global_zero(self) -> bool:
@@ -170,6 +178,10 @@ class Engine:
         self.attach_slots()
 
     def _detach(self) -> None:
+        if self.instruments is not None:
+            self.instruments.remove()
+            self.trainer.profiler.teardown(self.job.fn)
+            self.trainer.profiler.describe(self.say)
         self.module.__dict__["_log_sink"] = self.module.__dict__["_optimization"] = None
         for optimizer in self.lightning_optimizers:
             optimizer.conductor = None
@@ -185,11 +197,14 @@ class Engine:
 
     def attach_slots(self) -> None:
         """Send what the module logs to `slots`."""
-        self.module.__dict__["_log_sink"] = self.slots.log
+        self.module.__dict__["_log_sink"] = self.slots.log if self._bare_log is None else self._bare_log
 
     def _prepare(self) -> None:
         """Run everything up to the loop that all entry points share."""
         fn = self.job.fn
+        if self.instruments is not None:
+            rank = self.place.rank if self.place.world_size > 1 else None
+            self.trainer.profiler.setup(fn, rank, self.trainer.log_dir)
         self._prepare_data()
         self.slots.enter("setup")
         for hook in self.hooks.of_datamodule("setup") + self.hooks["setup"]:
@@ -210,6 +225,8 @@ class Engine:
                 self.order_seed, self.state.epoch = contents.order_of(checkpoint, self.order_seed)
             self._configure_optimizers()
             self._to_resume = checkpoint
+        if self.instruments is not None:
+            self.instruments.install(self)
 
     def _fit(self) -> None:
         self.call("on_fit_start")
@@ -222,6 +239,8 @@ class Engine:
 
     def _evaluate_only(self, fn: str) -> Any:
         kind = {"validate": "val", "test": "test", "predict": "predict"}[fn]
+        for hook in self.hooks.of_callbacks("before_evaluation_data"):
+            hook()
         if getattr(self.settings, f"limit_{kind}_batches") == 0:
             return []
         loaders, limits = self.data.load(kind)
@@ -278,6 +297,11 @@ class Engine:
         """
         if self.place.rank > 0:
             rng.fold_rank(self.place.rank)
+
+    def take_loader(self, loader: RankLoader, kind: str) -> None:
+        """Take note of a loader that was made; a profiler times it."""
+        if self.instruments is not None:
+            self.instruments.watch_loader(loader, kind)
 
     def _prepare_data(self) -> None:
         self.slots.enter("prepare_data")
@@ -375,13 +399,19 @@ class Engine:
                 "accumulate_grad_batches=1 and larger batches."
             )
 
+    def rebuild_optimizers(self) -> None:
+        """Build optimizers and schedulers anew, before the first step, from what the module says now."""
+        self._configure_optimizers()
+        if self.instruments is not None:
+            self.instruments.watch_optimizers(self.optimizers)
+
     def _log_hyperparameters(self) -> None:
         values: dict[str, Any] = {}
         for owner in (self.datamodule, self.module):
             if owner is not None and owner._log_hyperparams:
                 values.update(owner.hparams_initial)
         for logger in self._own_loggers():
-            if values:
+            if values and self.settings.enable_autolog_hparams:
                 logger.log_hyperparams(values)
             logger.log_graph(self.module)
             logger.save()
@@ -470,11 +500,18 @@ class Engine:
                 max_epochs=self.settings.max_epochs,
                 batch=batch,
                 total_batches=total,
-                metrics=dict(self.board.progress),
+                metrics=self._metrics_to_show(),
                 step=self.state.global_step,
                 done=done,
             )
         )
+
+    def _metrics_to_show(self) -> dict[str, float | str]:
+        """Return what the progress bar wants beside it, as plain values."""
+        if self._bar is None:
+            return dict(self.board.progress)
+        metrics = self._bar.get_metrics(self.trainer, self.module)
+        return {name: as_shown(value) for name, value in metrics.items()}
 
 
 def _converted(batch: Any, index: int, dtype: torch.dtype, then: Callable[[Any, int], Any] | None) -> Any:

@@ -194,6 +194,7 @@ def _owners(trainer: Trainer, job: Job) -> Iterator[tuple[str, Any]]:
         yield f"callback:{index}", callback
     for index, logger in enumerate(trainer.loggers):
         yield f"logger:{index}", logger
+    yield "profiler", trainer.profiler
     for name, module in job.module.named_modules():
         yield f"module:{name}", module
 

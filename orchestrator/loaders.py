@@ -160,6 +160,7 @@ class Loaders:
         wanted = getattr(settings, f"limit_{kind}_batches") != 0 and not self._may_be_empty()
         if loader.num_batches == 0 and wanted:
             raise empty_loader(source, kind, place.world_size, name)
+        engine.take_loader(loader, kind)
         return loader
 
     def _may_be_empty(self) -> bool:

@@ -69,6 +69,9 @@ class Settings:
     join_uneven: bool = False
     enable_checkpointing: bool = True
     enable_progress_bar: bool = True
+    enable_model_summary: bool = True
+    enable_autolog_hparams: bool = True
+    barebones: bool = False
     default_root_dir: str = "."
     resources_per_worker: tuple[tuple[str, float], ...] | None = None
     threads_per_worker: int | None = None
@@ -88,6 +91,9 @@ class Settings:
             MisconfigurationError: The first argument or combination that cannot work.
         """
         values = dict(given)
+        _check_switch("barebones", values["barebones"])
+        if values["barebones"]:
+            values.update(_what_barebones_sets(values))
         values["accelerator"] = parse_accelerator(values["accelerator"])
         values["strategy"], values["strategy_spec"], values["strategy_note"] = parse_strategy(
             values["strategy"]
@@ -115,7 +121,7 @@ class Settings:
             50 if values["log_every_n_steps"] is None else values["log_every_n_steps"]
         )
         _check_clipping(values["gradient_clip_val"], values["gradient_clip_algorithm"])
-        for name in ("enable_checkpointing", "enable_progress_bar"):
+        for name in ("enable_checkpointing", "enable_progress_bar", "enable_model_summary"):
             values[name] = True if values[name] is None else values[name]
         for name in _SWITCHES:
             _check_switch(name, values[name])
@@ -159,6 +165,8 @@ _SWITCHES = (
     "enable_progress_bar",
     "sync_batchnorm",
     "detect_anomaly",
+    "enable_model_summary",
+    "enable_autolog_hparams",
 )
 
 
@@ -216,6 +224,27 @@ def _what_fast_dev_run_sets(batches: int) -> dict[str, Any]:
         "check_val_every_n_epoch": 1,
         "enable_checkpointing": False,
     }
+
+
+def _what_barebones_sets(values: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``barebones=True`` turns off, unless something of it was asked for."""
+    off: dict[str, Any] = {
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    asked = [
+        f"{name}={values[name]!r}"
+        for name in (*off, "fast_dev_run", "detect_anomaly", "log_every_n_steps")
+        if values.get(name)
+    ]
+    if asked:
+        raise MisconfigurationError(
+            f"Trainer(barebones=True, {', '.join(asked)}): barebones leaves out all that is not training "
+            f"itself. Leave out {' and '.join(item.partition('=')[0] for item in asked)}, or barebones."
+        )
+    return off
 
 
 def _check_interval(value: Any) -> int | float | timedelta:

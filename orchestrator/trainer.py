@@ -33,6 +33,8 @@ from orchestrator.plan import Plan, make_plan
 from orchestrator.plugins import parse_plugins
 from orchestrator.precision import module_creation
 from orchestrator.predictions import returns_predictions
+from orchestrator.profilers.profiler import Profiler
+from orchestrator.profilers.selection import make_profiler
 from orchestrator.progress import Progress
 from orchestrator.requeue import checkpoint_to_resume, find_requeue
 from orchestrator.saving import LastFit, content_to_save
@@ -88,7 +90,12 @@ class Trainer(TrainerView):
         num_sanity_val_steps: Validation batches tried before training; -1 for all.
         log_every_n_steps: Steps between log points.
         enable_checkpointing: Add a ModelCheckpoint when there is none.
-        enable_progress_bar: Show progress.
+        enable_progress_bar: Show progress: a RichProgressBar, unless the callbacks have another.
+        enable_model_summary: Show the module's layers and sizes when fit starts: a ModelSummary.
+        enable_autolog_hparams: Send the hyperparameters of module and data module to the loggers.
+        profiler: ``"simple"``, ``"advanced"``, ``"pytorch"`` or a profiler: times what a run does.
+        barebones: Train with nothing around: no checkpoints, logs, progress, summary, sanity check, profiler.
+            `log` does nothing.
         accumulate_grad_batches: Batches whose gradients make one step.
         gradient_clip_val: Clip gradients at this.
         gradient_clip_algorithm: ``"norm"`` (default) or ``"value"``.
@@ -155,6 +162,10 @@ class Trainer(TrainerView):
         log_every_n_steps: int | None = None,
         enable_checkpointing: bool | None = None,
         enable_progress_bar: bool | None = None,
+        enable_model_summary: bool | None = None,
+        enable_autolog_hparams: bool = True,
+        profiler: Profiler | str | None = None,
+        barebones: bool = False,
         accumulate_grad_batches: int = 1,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
@@ -186,6 +197,7 @@ class Trainer(TrainerView):
         if trial is not None:
             given["default_root_dir"] = trial.directory if default_root_dir is None else default_root_dir
             given["enable_checkpointing"] = False if enable_checkpointing is None else enable_checkpointing
+            given["enable_model_summary"] = False if enable_model_summary is None else enable_model_summary
         names = [field.name for field in fields(Settings) if field.name in given]
         self.settings = Settings.create(**{name: given[name] for name in names})
         self.plugins = parse_plugins(plugins)
@@ -199,7 +211,10 @@ class Trainer(TrainerView):
         self.engine = None
         self.trial: Trial | None = None
         self.loggers = arguments.loggers_of(logger, self.settings)
-        self.callbacks = arguments.callbacks_of(callbacks, self.settings, enable_checkpointing)
+        self.callbacks = arguments.callbacks_of(
+            callbacks, self.settings, enable_checkpointing, enable_progress_bar, enable_model_summary
+        )
+        self.profiler = make_profiler(profiler, self.settings)
         self._module = None
         self._datamodule = None
         self._last_fit = LastFit()
@@ -340,7 +355,8 @@ class Trainer(TrainerView):
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print on rank 0 only."""
         if self.is_global_zero:
-            print(*args, **kwargs)
+            bar = self.progress_bar_callback
+            (print if bar is None else bar.print)(*args, **kwargs)
 
     # ---------------------------------------------------------------- how a call runs
 
@@ -392,7 +408,8 @@ class Trainer(TrainerView):
         plan = self.plan
         trial = self.trial
         first = plan.launched is None or plan.launched.rank == 0
-        progress = Progress() if self.settings.enable_progress_bar and trial is None and first else None
+        bar = self.progress_bar_callback if trial is None and first else None
+        progress = Progress(bar=bar) if bar is not None and bar.is_enabled else None
         show = progress.update if progress is not None else None
         if first:
             announcements.announce(plan)

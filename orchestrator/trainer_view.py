@@ -22,10 +22,12 @@ from orchestrator.board import Board
 from orchestrator.callbacks.callback import Callback
 from orchestrator.callbacks.checkpoint import Checkpoint
 from orchestrator.callbacks.early_stopping import EarlyStopping
+from orchestrator.callbacks.progress_bar import ProgressBar
 from orchestrator.errors import MisconfigurationError
 from orchestrator.loggers.logger import Logger
 from orchestrator.optimizers import SchedulerConfig
 from orchestrator.plan import Plan
+from orchestrator.profilers.profiler import Profiler
 from orchestrator.settings import Settings
 from orchestrator.state import TrainState
 from orchestrator.step_estimate import estimate_steps
@@ -44,6 +46,7 @@ class TrainerView:
         board: The metrics.
         callbacks: All callbacks, those that save checkpoints last.
         loggers: All loggers.
+        profiler: What times the run; one that does nothing when none was asked for.
         engine: The run of this process, or its last one; None where there was none.
         batch_counts: Batches of each loader that the last call ran, by kind of data.
     """
@@ -54,6 +57,7 @@ class TrainerView:
     board: Board
     callbacks: list[Callback]
     loggers: list[Logger]
+    profiler: Profiler
     engine: Engine | None
     batch_counts: dict[str, list[int | float]]
     _module: LightningModule | None
@@ -415,6 +419,12 @@ class TrainerView:
         """The first callback that saves checkpoints."""
         found = self.checkpoint_callbacks
         return found[0] if found else None
+
+    @property
+    def progress_bar_callback(self) -> ProgressBar | None:
+        """The callback that says how progress is shown; None without one. A module's own comes first."""
+        found = [item for item in self.callbacks if isinstance(item, ProgressBar)]
+        return found[-1] if found else None
 
     @property
     def early_stopping_callbacks(self) -> list[EarlyStopping]:

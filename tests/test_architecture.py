@@ -63,15 +63,17 @@ PUBLIC: dict[str, list[str]] = {
         "loggers",
         "metrics",
         "plugins",
+        "profilers",
         "seed_everything",
         "shutdown",
         "strategies",
+        "tuner",
         "utilities",
     ],
 }
 # By import name: what pyproject.toml declares for everyone, and what a file may try to import and do without.
 REQUIRED = {"numpy", "psutil", "pyarrow", "ray", "rich", "tensorboard", "torch", "yaml"}
-OPTIONAL = {"lightning", "onnx", "pytorch_lightning", "torchao"}
+OPTIONAL = {"lightning", "matplotlib", "onnx", "pytorch_lightning", "torchao", "tqdm"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 import orchestrator as pl
 from orchestrator.errors import MisconfigurationError
 from orchestrator.loss import LossCounts
-from orchestrator.strategies.single import SingleStrategy
+from orchestrator.strategies.single import Alone
 from tests.orchestrator.tiny import Tiny, assert_equal_weights, loader, network, points, quiet_trainer
 
 WEIGHTS = torch.tensor([float(index * 7 % 5) for index in range(40)])  # some samples have no token at all
@@ -213,5 +213,5 @@ def test_a_negative_sum_of_counts_on_a_device_shows() -> None:
     parameter.grad = torch.ones(2)
     counts = LossCounts()
     counts._on_device = torch.tensor(-1.0, dtype=torch.float64)
-    counts.scale([parameter], SingleStrategy(torch.device("cpu")))
+    counts.scale([parameter], Alone(torch.device("cpu")))
     assert parameter.grad.isnan().all()

@@ -58,6 +58,9 @@ DEFAULTS = {
     "join_uneven": False,
     "enable_checkpointing": True,
     "enable_progress_bar": True,
+    "enable_model_summary": True,
+    "enable_autolog_hparams": True,
+    "barebones": False,
     "resources_per_worker": None,
     "threads_per_worker": None,
     "sync_batchnorm": False,
@@ -197,6 +200,9 @@ REFUSED: dict[str, tuple[list[Any], str]] = {
     "join_uneven": ([None, 0], "Use True or False."),
     "enable_checkpointing": ([1, "yes"], "Use True or False."),
     "enable_progress_bar": ([1, "yes"], "Use True or False."),
+    "enable_model_summary": ([1, "yes"], "Use True or False."),
+    "enable_autolog_hparams": ([None, 1], "Use True or False."),
+    "barebones": ([None, 1], "Use True or False."),
     "default_root_dir": ([3, ["runs"]], "Use a path."),
     "resources_per_worker": (
         [{"CPU": -1}, {"CPU": "1"}, {1: 1}, {"CPU": math.nan}, 2],
@@ -217,7 +223,7 @@ def test_every_argument_has_its_documented_default() -> None:
 
 def test_the_lists_of_this_file_are_complete() -> None:
     """Every argument of the Trainer that is a setting has a default and a refused value in this file."""
-    objects = {"logger", "callbacks", "plugins", "scaling_config", "placement_group"}
+    objects = {"logger", "callbacks", "plugins", "profiler", "scaling_config", "placement_group"}
     names = set(inspect.signature(pl.Trainer).parameters) - objects - {"unknown"}
     assert names == DEFAULTS.keys() | {"default_root_dir"}
     assert names == REFUSED.keys()
@@ -317,7 +323,7 @@ def test_fast_dev_run_sets_what_it_says() -> None:
     assert (found.max_epochs, found.max_steps, found.num_sanity_val_steps) == (1, 3, 0)
     assert (found.val_check_interval, found.check_val_every_n_epoch) == (1.0, 1)
     assert [type(item) for item in trainer.loggers] == [DummyLogger]
-    assert trainer.callbacks == []
+    assert trainer.checkpoint_callbacks == []
     assert trainer.fast_dev_run is True
 
 
@@ -368,8 +374,9 @@ def test_loggers_may_be_left_out_one_or_several(tmp_path: Path) -> None:
 def test_callbacks_are_ordered_and_checked() -> None:
     """Callbacks keep their order, those that save come last; classes and strangers are refused."""
     saves, stops, other = ModelCheckpoint(), EarlyStopping("x"), pl.Callback()
-    assert pl.Trainer(logger=False, callbacks=[saves, stops, other]).callbacks == [stops, other, saves]
-    assert pl.Trainer(logger=False, callbacks=other, enable_checkpointing=False).callbacks == [other]
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    assert pl.Trainer(**quiet, callbacks=[saves, stops, other]).callbacks == [stops, other, saves]
+    assert pl.Trainer(**quiet, callbacks=other, enable_checkpointing=False).callbacks == [other]
     with pytest.raises(MisconfigurationError, match="Give an instance, not the class"):
         pl.Trainer(logger=False, callbacks=[EarlyStopping])  # type: ignore[list-item]
     with pytest.raises(MisconfigurationError, match=r"has 3, which is not a callback\. Subclass"):
@@ -388,7 +395,7 @@ def test_two_callbacks_need_two_state_keys() -> None:
 
 def test_checkpointing_is_on_once() -> None:
     """A ModelCheckpoint is added unless there is one or none is wanted; both at once are refused."""
-    assert [type(item) for item in pl.Trainer(logger=False).callbacks] == [ModelCheckpoint]
+    assert [type(item) for item in pl.Trainer(logger=False).checkpoint_callbacks] == [ModelCheckpoint]
     given = ModelCheckpoint()
     assert pl.Trainer(logger=False, callbacks=given).checkpoint_callbacks == [given]
     assert pl.Trainer(logger=False, enable_checkpointing=False).checkpoint_callback is None
