@@ -23,13 +23,8 @@ if TYPE_CHECKING:
     from orchestrator.engine import Engine
 
 _STEPS = ("training_step", "validation_step", "test_step", "predict_step")
-_OF_ENGINE = {
-    "evaluate": "run_evaluation",
-    "log_steps": "log_point",
-    "reduce": "reduce_metrics",
-    "log_epoch": "log_epoch",
-    "step_scheduler": "lr_scheduler_step",
-}
+_OF_ENGINE = {"evaluate": "run_evaluation", "step_scheduler": "lr_scheduler_step"}
+_OF_REPORTING = {"log_steps": "log_point", "reduce": "reduce_metrics", "log_epoch": "log_epoch"}
 
 
 class Instruments:
@@ -58,6 +53,8 @@ class Instruments:
         self.watch_optimizers(engine.optimizers)
         for name, label in _OF_ENGINE.items():
             self._replace(engine, name, label)
+        for name, label in _OF_REPORTING.items():
+            self._replace(engine.reporting, name, label)
         self._replace(engine.trainer, "save_checkpoint", "save_checkpoint")
         if engine.transfer is not None:
             self._replace(engine, "transfer", "batch_to_device")
