@@ -29,21 +29,20 @@ from orchestrator.feed import Feed, batch_limit, empty_loader
 from orchestrator.fit import run_fit
 from orchestrator.hooks import HookTable, overrides
 from orchestrator.job import Job
-from orchestrator.lightning_optimizer import LightningOptimizer
+from orchestrator.lightning_optimizer import AutomaticOptimization, LightningOptimizer
 from orchestrator.log_slots import LogSlots, combine
 from orchestrator.loggers.dummy import DummyLogger
 from orchestrator.manual import ManualOptimization, refuse_settings
 from orchestrator.optimizers import (
     SchedulerConfig,
-    needs_closure,
     parse,
+    refuse_accumulation,
     refuse_optimizers,
     refuse_schedulers,
 )
 from orchestrator.place import Place
 from orchestrator.precision import Precision
 from orchestrator.progress import ProgressRecord
-from orchestrator.step import AutomaticOptimization
 from orchestrator.strategies.ddp import DDPStrategy
 from orchestrator.strategies.single import SingleStrategy
 from orchestrator.strategies.strategy import Strategy
@@ -294,7 +293,12 @@ class Engine:
         if self.module.automatic_optimization:
             own_step = overrides(self.module, "lr_scheduler_step", LightningModule)
             refuse_schedulers(self.schedulers, own_step=own_step)
-        self.refuse_accumulation(self.accumulate, "Trainer(accumulate_grad_batches=")
+        refuse_accumulation(
+            f"Trainer(accumulate_grad_batches={self.accumulate})",
+            self.accumulate,
+            self.module,
+            self.optimizers,
+        )
         if not self.optimizers and self.is_global_zero:
             warnings.warn(
                 f"{type(self.module).__qualname__}.configure_optimizers returned no optimizer: training_step "
@@ -322,28 +326,6 @@ class Engine:
                 optimizers=self.lightning_optimizers,
             )
         self.module.__dict__["_optimization"] = attached
-
-    def refuse_accumulation(self, batches: int, argument: str) -> None:
-        """Refuse to make a step of several batches where steps are not made of batches.
-
-        Args:
-            batches: How many.
-            argument: How the user asked for it, up to the number.
-        """
-        if batches == 1:
-            return
-        closing = ")" if "(" in argument else ""
-        if not self.module.automatic_optimization:
-            raise MisconfigurationError(
-                f"{argument}{batches}{closing} and {type(self.module).__qualname__}.automatic_optimization="
-                "False: training_step decides when to step. Step in every n-th training_step instead."
-            )
-        if any(needs_closure(optimizer) for optimizer in self.optimizers):
-            raise MisconfigurationError(
-                f"{argument}{batches}{closing} and {type(self.optimizers[0]).__name__}: this "
-                "optimizer runs the forward pass several times a step, on one batch. Use "
-                "accumulate_grad_batches=1 and larger batches."
-            )
 
     def _log_hyperparameters(self) -> None:
         values: dict[str, Any] = {}

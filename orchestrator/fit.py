@@ -20,7 +20,8 @@ from orchestrator.errors import MisconfigurationError
 from orchestrator.feed import make_feed
 from orchestrator.optimizers import SchedulerConfig
 from orchestrator.settings import DEFAULT_MAX_EPOCHS
-from orchestrator.step import EmptyStep, Step, StepParts, Window, build_empty_step, build_step
+from orchestrator.step import build_empty_step, build_step
+from orchestrator.step_parts import EmptyStep, Step, StepParts, Window
 
 if TYPE_CHECKING:
     from orchestrator.checkpoint.contents import Resumed

@@ -29,10 +29,11 @@ from orchestrator.lightning_optimizer import (
     run_step,
 )
 from orchestrator.log_slots import LogSlots
+from orchestrator.optimizers import refuse_accumulation
 from orchestrator.precision import Precision
 from orchestrator.settings import Settings
 from orchestrator.state import TrainState
-from orchestrator.step import EmptyStep, Step, Window, training_step_arguments
+from orchestrator.step_parts import EmptyStep, Step, Window, training_step_arguments
 from orchestrator.strategies.strategy import Strategy
 
 
@@ -44,18 +45,13 @@ def refuse_settings(module: LightningModule, settings: Settings) -> None:
     """
     if module.automatic_optimization:
         return
-    name = type(module).__qualname__
-    if settings.accumulate_grad_batches != 1:
-        raise MisconfigurationError(
-            f"Trainer(accumulate_grad_batches={settings.accumulate_grad_batches}) and {name}."
-            "automatic_optimization=False: training_step decides when to step. Leave it out, "
-            "and step in every n-th training_step."
-        )
+    batches = settings.accumulate_grad_batches
+    refuse_accumulation(f"Trainer(accumulate_grad_batches={batches})", batches, module, [])
     if settings.gradient_clip_val is not None:
         raise MisconfigurationError(
-            f"Trainer(gradient_clip_val={settings.gradient_clip_val}) and {name}."
-            "automatic_optimization=False: training_step clips. Leave gradient_clip_val out, and call "
-            "self.clip_gradients(optimizer, gradient_clip_val=...) before optimizer.step()."
+            f"Trainer(gradient_clip_val={settings.gradient_clip_val}) and "
+            f"{type(module).__qualname__}.automatic_optimization=False: training_step clips. Leave it out, "
+            "and call self.clip_gradients(optimizer, gradient_clip_val=...) before optimizer.step()."
         )
 
 

@@ -22,7 +22,7 @@ from orchestrator.callbacks.early_stopping import EarlyStopping
 from orchestrator.callbacks.model_checkpoint import ModelCheckpoint
 from orchestrator.errors import MisconfigurationError
 from orchestrator.loggers.logger import Logger
-from orchestrator.optimizers import SchedulerConfig
+from orchestrator.optimizers import SchedulerConfig, refuse_accumulation
 from orchestrator.plan import Plan
 from orchestrator.settings import Settings
 from orchestrator.state import TrainState
@@ -149,7 +149,8 @@ class TrainerView:
                 f"trainer.accumulate_grad_batches = {batches!r}. Use a whole number of at least 1."
             )
         if self.engine is not None:
-            self.engine.refuse_accumulation(batches, "trainer.accumulate_grad_batches = ")
+            argument = f"trainer.accumulate_grad_batches = {batches}"
+            refuse_accumulation(argument, batches, self.engine.module, self.engine.optimizers)
         self.state.accumulate = batches
 
     @property
