@@ -47,7 +47,7 @@ def refuse_settings(module: LightningModule, settings: Settings) -> None:
         return
     batches = settings.accumulate_grad_batches
     refuse_accumulation(f"Trainer(accumulate_grad_batches={batches})", batches, module, [])
-    if settings.gradient_clip_val is not None:
+    if settings.gradient_clip_val:
         raise MisconfigurationError(
             f"Trainer(gradient_clip_val={settings.gradient_clip_val}) and "
             f"{type(module).__qualname__}.automatic_optimization=False: training_step clips. Leave it out, "
