@@ -236,3 +236,46 @@ def test_counts_weigh_over_ranks_and_micro_batches(tmp_path: Path, length: int, 
         optimizer.zero_grad()
     for name, weights in module.state_dict().items():
         torch.testing.assert_close(weights, reference.state_dict()[name], rtol=1e-9, atol=1e-12)
+
+
+class CountsCollectives(pl.Callback):
+    """Counts the all-reduces of training that are not DDP's own, and fails where they are not as expected.
+
+    Args:
+        expected: How many.
+    """
+
+    def __init__(self, expected: int) -> None:
+        self.expected = expected
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.original, self.count = torch.distributed.all_reduce, 0
+
+        def counting(*args: Any, **kwargs: Any) -> Any:
+            self.count += 1
+            return self.original(*args, **kwargs)
+
+        torch.distributed.all_reduce = counting
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        torch.distributed.all_reduce = self.original
+        assert self.count == self.expected
+        del self.original
+
+
+class Means(Tokens):
+    """Returns means instead."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        outputs = super().training_step(batch, batch_idx)
+        return outputs["loss_sum"] / outputs["loss_count"]
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(Tokens, 3), (Means, 0)])
+def test_counts_cost_one_reduction_a_step(tmp_path: Path, kind: type[Net], expected: int) -> None:
+    """The sum of counts is one all-reduce at the end of a window; without counts there is none."""
+    trainer = group_trainer(
+        tmp_path, max_epochs=1, accumulate_grad_batches=2, callbacks=[CountsCollectives(expected)]
+    )
+    trainer.fit(kind(), loader(48, 4))
+    assert trainer.global_step == 3
