@@ -73,7 +73,7 @@ class LightningModule(OptimizationMixin, HyperparametersMixin, nn.Module):
 
     def configure_optimizers(self) -> Any:
         """Return an optimizer, or ``{"optimizer": ..., "lr_scheduler": ...}``, or ``([optimizers],
-        [schedulers])``.
+        [schedulers])``. Several optimizers need ``automatic_optimization = False``.
         """
         raise NotImplementedError
 
@@ -269,7 +269,8 @@ class LightningModule(OptimizationMixin, HyperparametersMixin, nn.Module):
     ) -> None:
         """Step the optimizer; an override must call ``optimizer.step(closure=optimizer_closure)``.
 
-        The closure runs training_step, zeroing and backward.
+        The closure runs training_step, zeroing and backward; ``optimizer.step`` runs it, then clipping and
+        the optimizer's own step. `optimizer` is as `optimizers` returns it.
         """
         optimizer.step(closure=optimizer_closure)
 

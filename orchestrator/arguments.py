@@ -36,7 +36,7 @@ from orchestrator.loggers.dummy import DummyLogger
 from orchestrator.loggers.logger import Logger
 from orchestrator.loggers.tensorboard import TensorBoardLogger
 from orchestrator.settings import Settings
-from orchestrator.step import training_step_arguments
+from orchestrator.step_parts import training_step_arguments
 
 _FIRST_KIND = {"fit": "train", "validate": "val", "test": "test", "predict": "predict"}
 _NEEDED_METHODS = {

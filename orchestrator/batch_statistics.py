@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from orchestrator.step import training_step_arguments
+from orchestrator.step_parts import training_step_arguments
 
 if TYPE_CHECKING:
     from orchestrator.engine import Engine

@@ -25,13 +25,12 @@ from orchestrator import device
 from orchestrator.bare_log import BareLog
 from orchestrator.board import Board
 from orchestrator.checkpoint import contents
-from orchestrator.errors import MisconfigurationError
 from orchestrator.evaluate import evaluate, gradient_context
 from orchestrator.feed import Feed
 from orchestrator.fit import run_fit
 from orchestrator.hooks import HookTable, overrides
 from orchestrator.job import Job
-from orchestrator.lightning_optimizer import LightningOptimizer
+from orchestrator.lightning_optimizer import AutomaticOptimization, LightningOptimizer
 from orchestrator.loaders import Loaders
 from orchestrator.log_slots import LogSlots
 from orchestrator.loggers.dummy import DummyLogger
@@ -39,8 +38,8 @@ from orchestrator.manual import ManualOptimization, refuse_settings
 from orchestrator.metric_objects import MetricObjects
 from orchestrator.optimizers import (
     SchedulerConfig,
-    needs_closure,
     parse,
+    refuse_accumulation,
     refuse_optimizers,
     refuse_schedulers,
 )
@@ -50,7 +49,6 @@ from orchestrator.predictions import predictions_for
 from orchestrator.profilers.instruments import instruments_for
 from orchestrator.progress import ProgressRecord, as_shown
 from orchestrator.reporting import Reporting
-from orchestrator.step import AutomaticOptimization
 from orchestrator.strategies.making import make_strategy
 from orchestrator.strategies.strategy import Strategy
 from orchestrator.sweep.stopped import TrialStopped
@@ -348,7 +346,12 @@ class Engine:
         if self.module.automatic_optimization:
             own_step = overrides(self.module, "lr_scheduler_step", LightningModule)
             refuse_schedulers(self.schedulers, own_step=own_step)
-        self.refuse_accumulation(self.accumulate, "Trainer(accumulate_grad_batches=")
+        refuse_accumulation(
+            f"Trainer(accumulate_grad_batches={self.accumulate})",
+            self.accumulate,
+            self.module,
+            self.optimizers,
+        )
         if not self.optimizers and self.is_global_zero:
             warnings.warn(
                 f"{type(self.module).__qualname__}.configure_optimizers returned no optimizer: training_step "
@@ -376,28 +379,6 @@ class Engine:
                 optimizers=self.lightning_optimizers,
             )
         self.module.__dict__["_optimization"] = attached
-
-    def refuse_accumulation(self, batches: int, argument: str) -> None:
-        """Refuse to make a step of several batches where steps are not made of batches.
-
-        Args:
-            batches: How many.
-            argument: How the user asked for it, up to the number.
-        """
-        if batches == 1:
-            return
-        closing = ")" if "(" in argument else ""
-        if not self.module.automatic_optimization:
-            raise MisconfigurationError(
-                f"{argument}{batches}{closing} and {type(self.module).__qualname__}.automatic_optimization="
-                "False: training_step decides when to step. Step in every n-th training_step instead."
-            )
-        if any(needs_closure(optimizer) for optimizer in self.optimizers):
-            raise MisconfigurationError(
-                f"{argument}{batches}{closing} and {type(self.optimizers[0]).__name__}: this "
-                "optimizer runs the forward pass several times a step, on one batch. Use "
-                "accumulate_grad_batches=1 and larger batches."
-            )
 
     def rebuild_optimizers(self) -> None:
         """Build optimizers and schedulers anew, before the first step, from what the module says now."""

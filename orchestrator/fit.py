@@ -23,7 +23,8 @@ from orchestrator.errors import MisconfigurationError
 from orchestrator.feed import Feed, make_feed
 from orchestrator.optimizers import SchedulerConfig
 from orchestrator.settings import DEFAULT_MAX_EPOCHS
-from orchestrator.step import EmptyStep, Step, StepParts, Window, build_empty_step, build_step
+from orchestrator.step import build_empty_step, build_step
+from orchestrator.step_parts import EmptyStep, Step, StepParts, Window
 from orchestrator.validation_schedule import ValidationClock
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NoReturn, Protocol
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from orchestrator.errors import MisconfigurationError
@@ -109,6 +110,24 @@ class LightningOptimizer:
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("A LightningOptimizer belongs to its process. Keep optimizer.state_dict() instead.")
+
+
+class AutomaticOptimization:
+    """What a module that is optimised automatically is attached to: its optimizers, nothing to call.
+
+    Args:
+        optimizers: As the module sees them.
+    """
+
+    def __init__(self, optimizers: list[LightningOptimizer]) -> None:
+        self.optimizers = optimizers
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Run backward; the loop does, so the module does not ask for it."""
+        loss.backward(*args, **kwargs)
+
+    def prepare_clipping(self, optimizer: Optimizer) -> None:
+        """Gradients are ready when the loop clips them."""
 
 
 def run_step(

@@ -29,10 +29,11 @@ from orchestrator.lightning_optimizer import (
     run_step,
 )
 from orchestrator.log_slots import LogSlots
+from orchestrator.optimizers import refuse_accumulation
 from orchestrator.precision import Precision
 from orchestrator.settings import Settings
 from orchestrator.state import TrainState
-from orchestrator.step import EmptyStep, Step, Window, training_step_arguments
+from orchestrator.step_parts import EmptyStep, Step, Window, training_step_arguments
 from orchestrator.strategies.strategy import Strategy
 
 
@@ -44,18 +45,13 @@ def refuse_settings(module: LightningModule, settings: Settings) -> None:
     """
     if module.automatic_optimization:
         return
-    name = type(module).__qualname__
-    if settings.accumulate_grad_batches != 1:
+    batches = settings.accumulate_grad_batches
+    refuse_accumulation(f"Trainer(accumulate_grad_batches={batches})", batches, module, [])
+    if settings.gradient_clip_val:
         raise MisconfigurationError(
-            f"Trainer(accumulate_grad_batches={settings.accumulate_grad_batches}) and {name}."
-            "automatic_optimization=False: training_step decides when to step. Leave it out, "
-            "and step in every n-th training_step."
-        )
-    if settings.gradient_clip_val is not None:
-        raise MisconfigurationError(
-            f"Trainer(gradient_clip_val={settings.gradient_clip_val}) and {name}."
-            "automatic_optimization=False: training_step clips. Leave gradient_clip_val out, and call "
-            "self.clip_gradients(optimizer, gradient_clip_val=...) before optimizer.step()."
+            f"Trainer(gradient_clip_val={settings.gradient_clip_val}) and "
+            f"{type(module).__qualname__}.automatic_optimization=False: training_step clips. Leave it out, "
+            "and call self.clip_gradients(optimizer, gradient_clip_val=...) before optimizer.step()."
         )
 
 
@@ -99,7 +95,6 @@ class ManualOptimization:
         self._before_step = hooks["on_before_optimizer_step"]
         self._own_backward = overrides(module, "backward", LightningModule)
         self._synchronizes = True
-        self._without_batch = False
         self._scaled_steps: set[int] = set()
         self._unscaled: set[int] = set()
         self._unreduced: set[int] = set()
@@ -112,16 +107,6 @@ class ManualOptimization:
         if self._scaled_steps:
             self._update_scaler()
         self._unstepped.update(range(len(self.optimizers)))
-        if not self._without_batch:
-            self._run_backward(loss, args, kwargs)
-        elif self._scaler is not None:
-            self._scaler.scale(loss.detach())  # makes the scale, where no loss has done so yet
-        if not self._alone:
-            self._reduce()
-        if self._after_backward and not self._without_batch:
-            self._call(self._after_backward, "on_after_backward")
-
-    def _run_backward(self, loss: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._before_backward:
             self._call(self._before_backward, "on_before_backward", loss)
         if self.window.scale != 1.0:
@@ -132,6 +117,10 @@ class ManualOptimization:
             self.module.backward(loss, *args, **kwargs)
         else:
             loss.backward(*args, **kwargs)
+        if not self._alone:
+            self._reduce()
+        if self._after_backward:
+            self._call(self._after_backward, "on_after_backward")
 
     def _reduce(self) -> None:
         """Make gradients means over ranks, unless told to accumulate on each rank."""
@@ -220,7 +209,7 @@ class ManualOptimization:
         """Return the functions that run a batch: this rank's own, and one that another rank has lent.
 
         Args:
-            window: Its ``scale`` is read at each backward.
+            window: Its ``scale`` is read at each backward; 0 where the batch is another rank's.
         """
         self.window = window
         module, slots, autocast = self.module, self.slots, self.precision.autocast
@@ -243,11 +232,9 @@ class ManualOptimization:
         def empty_step(batch: Any, batch_idx: int) -> None:
             sink = module.__dict__["_log_sink"]
             module.__dict__["_log_sink"] = _take_nothing
-            self._without_batch = True
             try:
                 step(batch, batch_idx)
             finally:
-                self._without_batch = False
                 module.__dict__["_log_sink"] = sink
 
         return step, empty_step
@@ -269,5 +256,5 @@ class ManualOptimization:
         self._unreduced = set(state.get("unreduced", ()))
 
 
-def _take_nothing(*record: Any) -> None:
+def _take_nothing(*record: Any, **options: Any) -> None:
     """Take what is logged for a batch that is another rank's."""

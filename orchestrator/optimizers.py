@@ -17,6 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from modules.module import LightningModule
 from orchestrator.errors import MisconfigurationError, suggest
 
 
@@ -146,6 +147,34 @@ def refuse_optimizers(
                 "unscales gradients within its step, after they would be clipped. Leave out fused=True or "
                 "gradient_clip_val."
             )
+
+
+def refuse_accumulation(
+    argument: str, batches: int, module: LightningModule, optimizers: Sequence[Optimizer]
+) -> None:
+    """Refuse to make a step of several batches where steps are not made of batches.
+
+    Args:
+        argument: What the user wrote.
+        batches: How many.
+        module: Which may be optimised manually.
+        optimizers: Which may run the forward pass themselves.
+
+    Raises:
+        MisconfigurationError: Either is so.
+    """
+    if batches == 1:
+        return
+    if not module.automatic_optimization:
+        raise MisconfigurationError(
+            f"{argument} and {type(module).__qualname__}.automatic_optimization=False: training_step decides "
+            "when to step. Leave it out, and step in every n-th training_step."
+        )
+    if any(needs_closure(optimizer) for optimizer in optimizers):
+        raise MisconfigurationError(
+            f"{argument} and {type(optimizers[0]).__name__}: this optimizer runs the forward pass several "
+            "times a step, on one batch. Use accumulate_grad_batches=1 and larger batches."
+        )
 
 
 def refuse_schedulers(configs: Sequence[SchedulerConfig], *, own_step: bool) -> None:

@@ -63,6 +63,7 @@ class TrainState:
     def restore(self, counters: dict[str, Any]) -> None:
         """Take back what `counters` returned."""
         counters = {"windows": counters.get("global_step", 0), **counters}
+        counters["accumulate"] = counters.get("accumulate") or self.accumulate
         for name, kind in _KEPT.items():
             setattr(self, name, kind(counters.get(name, 0)))
 

@@ -9,10 +9,7 @@ run the same hooks in the same order. Manual optimization is another file.
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,112 +17,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from modules.module import LightningModule
-from orchestrator.errors import MisconfigurationError
-from orchestrator.hooks import HookTable, overrides
-from orchestrator.lightning_optimizer import (
-    Closure,
-    LightningOptimizer,
-    has_gradients,
-    parameters_of,
-    run_step,
-)
-from orchestrator.log_slots import LogSlots
-from orchestrator.loss import LossCounts, is_sum, loss_of
+from orchestrator.closure_step import build_closure_step
+from orchestrator.hooks import overrides
+from orchestrator.lightning_optimizer import has_gradients, parameters_of
+from orchestrator.loss import is_sum, loss_of
 from orchestrator.optimizers import needs_closure
-from orchestrator.precision import Precision
-from orchestrator.state import TrainState
-from orchestrator.strategies.strategy import Strategy
-
-
-@dataclass(slots=True, kw_only=True)
-class Window:
-    """Where a batch stands in its accumulation window; one object, changed from step to step.
-
-    Attributes:
-        first: The batch opens the window: gradients are zeroed.
-        last: The batch closes the window: the optimizer steps.
-        size: Batches in the window; the loss is divided by it.
-        by_hand: Ranks have unequal batches in this window: gradients are reduced at its end, outside of the
-            strategy's backward.
-        scale: This rank's share of the batch relative to an equal one; 1.0 where ranks have equally many
-            samples.
-        rescale: Multiplies the gradients at the end of the window, where it closed earlier than its size
-            said.
-    """
-
-    first: bool = True
-    last: bool = True
-    size: int = 1
-    by_hand: bool = False
-    scale: float = 1.0
-    rescale: float = 1.0
-
-
-Step = Callable[[Any, int], Any]
-"""Runs a batch of the given number, and returns what training_step returned."""
-EmptyStep = Callable[[Any, int], None]
-"""Stands for a step on a rank without a batch; what it gets is another rank's batch, or None."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepParts:
-    """What a step is made of.
-
-    Attributes:
-        module: The module.
-        strategy: Reduces gradients.
-        precision: Number format.
-        hooks: Whom to call.
-        slots: Told which hook runs.
-        state: Its ``global_step`` counts the commits.
-        optimizer: The optimizer, or None: then only forward runs, and steps are counted all the same.
-        wrapped: The optimizer as the module sees it; None without one.
-        window: Read at each step.
-        clip_val: Clip gradients at this, or None.
-        clip_algorithm: ``"norm"`` or ``"value"``.
-        counts: What losses that are sums are sums over.
-    """
-
-    module: LightningModule
-    strategy: Strategy
-    precision: Precision
-    hooks: HookTable
-    slots: LogSlots
-    state: TrainState
-    optimizer: Optimizer | None
-    wrapped: LightningOptimizer | None
-    window: Window
-    clip_val: float | None
-    clip_algorithm: str | None
-    counts: LossCounts = field(default_factory=LossCounts)
-
-
-def training_step_arguments(module: LightningModule) -> int:
-    """Return how many of (batch, batch_idx) the module's training step takes.
-
-    Raises:
-        MisconfigurationError: It takes none, or more than two that have no default, or Lightning's
-            ``dataloader_iter``.
-    """
-    parameters = list(inspect.signature(module.training_step).parameters.values())
-    if any(item.name == "dataloader_iter" for item in parameters):
-        raise MisconfigurationError(
-            f"{type(module).__qualname__}.training_step takes dataloader_iter, an iterator over the data, "
-            "which is not supported: the trainer reads it. Define training_step(self, batch, batch_idx)."
-        )
-    if any(item.kind is item.VAR_POSITIONAL for item in parameters):
-        return 2
-    positional = [
-        item for item in parameters if item.kind in (item.POSITIONAL_ONLY, item.POSITIONAL_OR_KEYWORD)
-    ]
-    required = [item.name for item in positional if item.default is item.empty]
-    if not positional or len(required) > 2:
-        raise MisconfigurationError(
-            f"{type(module).__qualname__}.training_step takes "
-            f"({', '.join(item.name for item in positional)}). "
-            "Define training_step(self, batch, batch_idx)."
-        )
-    return min(2, len(positional))
+from orchestrator.step_parts import EmptyStep, Step, StepParts, training_step_arguments
 
 
 def build_step(parts: StepParts) -> Step:
@@ -147,7 +44,7 @@ def build_step(parts: StepParts) -> Step:
 
         return step_without
     if _calls_optimizer_itself(parts):
-        return _build_closure_step(parts, forward_backward, finish)
+        return build_closure_step(parts, forward_backward, finish)
     commit = _build_commit(parts, optimizer, finish)
 
     def step(batch: Any, batch_idx: int) -> Any:
@@ -383,80 +280,3 @@ def _build_finish(parts: StepParts) -> Callable[[], None]:
                 module.clip_gradients(optimizer, clip_val, clip_algorithm)
 
     return finish
-
-
-class AutomaticOptimization:
-    """What a module that is optimised automatically is attached to: its optimizers, nothing to call.
-
-    Args:
-        optimizers: As the module sees them.
-    """
-
-    def __init__(self, optimizers: list[LightningOptimizer]) -> None:
-        self.optimizers = optimizers
-
-    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Run backward; the loop does, so the module does not ask for it."""
-        loss.backward(*args, **kwargs)
-
-    def prepare_clipping(self, optimizer: Optimizer) -> None:
-        """Gradients are ready when the loop clips them."""
-
-
-class _ClosureConductor:
-    """Steps the optimizer of a module that calls ``optimizer.step(closure=...)`` in its own optimizer_step.
-
-    Args:
-        finish: What comes between backward and the optimizer's step.
-        scaler: Of 16-mixed, or None.
-    """
-
-    def __init__(self, finish: Closure, scaler: torch.amp.GradScaler | None) -> None:
-        self._finish = finish
-        self._scaler = scaler
-
-    def step(self, optimizer: LightningOptimizer, closure: Closure | None, options: dict[str, Any]) -> Any:
-        """Run the closure, what follows a window, and the optimizer's step."""
-        result = run_step(optimizer, closure, options, self._finish, self._scaler)
-        if self._scaler is not None and has_gradients(optimizer.optimizer):
-            self._scaler.update()
-        return result
-
-    def synchronized(self, on: bool) -> AbstractContextManager[None]:
-        """When to reduce is the loop's to say."""
-        return nullcontext()
-
-
-def _build_closure_step(parts: StepParts, forward_backward: Step, finish: Closure) -> Step:
-    module, state, window, slots, optimizer = (
-        parts.module,
-        parts.state,
-        parts.window,
-        parts.slots,
-        parts.wrapped,
-    )
-    assert optimizer is not None
-    optimizer.conductor = _ClosureConductor(finish, parts.precision.scaler)
-
-    def step(batch: Any, batch_idx: int) -> Any:
-        if not window.last:
-            return forward_backward(batch, batch_idx)
-        seen: list[Any] = []
-
-        def closure() -> Any:
-            outputs = forward_backward(batch, batch_idx)
-            seen.append(outputs)
-            return loss_of(outputs)
-
-        slots.enter("optimizer_step")
-        module.optimizer_step(state.epoch, batch_idx, optimizer, closure)  # type: ignore[arg-type]
-        state.global_step += 1
-        if not seen:
-            raise MisconfigurationError(
-                f"{type(module).__qualname__}.optimizer_step did not run the closure, so there was no "
-                "forward pass. "
-                "Call optimizer.step(closure=optimizer_closure)."
-            )
-        return seen[-1]
-
-    return step

@@ -25,7 +25,7 @@ from orchestrator.callbacks.early_stopping import EarlyStopping
 from orchestrator.callbacks.progress_bar import ProgressBar
 from orchestrator.errors import MisconfigurationError
 from orchestrator.loggers.logger import Logger
-from orchestrator.optimizers import SchedulerConfig
+from orchestrator.optimizers import SchedulerConfig, refuse_accumulation
 from orchestrator.plan import Plan
 from orchestrator.profilers.profiler import Profiler
 from orchestrator.settings import Settings
@@ -156,7 +156,8 @@ class TrainerView:
                 f"trainer.accumulate_grad_batches = {batches!r}. Use a whole number of at least 1."
             )
         if self.engine is not None:
-            self.engine.refuse_accumulation(batches, "trainer.accumulate_grad_batches = ")
+            argument = f"trainer.accumulate_grad_batches = {batches}"
+            refuse_accumulation(argument, batches, self.engine.module, self.engine.optimizers)
         self.state.accumulate = batches
 
     @property

@@ -115,13 +115,13 @@ class DataParallel(GroupOfRanks):
     def _set_up_manual(self, module: nn.Module) -> None:
         """Begin with rank 0's weights; every training step begins with rank 0's buffers, as under DDP."""
         for tensor in [*module.parameters(), *module.buffers()]:
-            dist.broadcast(tensor.detach(), src=0)
+            _take_rank_0s(tensor.detach())
         buffers = list(module.buffers()) if self.spec.broadcast_buffers else []
         own_step = self.training_step
 
         def training_step(*args: Any) -> Any:
             for buffer in buffers:
-                dist.broadcast(buffer, src=0)
+                _take_rank_0s(buffer)
             return own_step(*args)
 
         self.training_step = training_step if buffers else own_step
@@ -237,3 +237,11 @@ class DataParallel(GroupOfRanks):
 def _trainable(module: nn.Module) -> frozenset[int]:
     """Return which parameters need gradients, by identity."""
     return frozenset(id(item) for item in module.parameters() if item.requires_grad)
+
+
+def _take_rank_0s(tensor: Tensor) -> None:
+    """Fill `tensor` with rank 0's values, whatever its layout and type."""
+    sent = tensor.contiguous()
+    dist.broadcast(sent.view(torch.uint8) if sent.dtype is torch.bool else sent, src=0)
+    if sent is not tensor:
+        tensor.copy_(sent)

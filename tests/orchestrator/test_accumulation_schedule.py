@@ -10,6 +10,8 @@ import torch
 
 import orchestrator as pl
 from orchestrator.errors import MisconfigurationError
+from tests.orchestrator.groups import Net, group_trainer
+from tests.orchestrator.groups import loader as points_loader
 from tests.orchestrator.test_exact import plain_loop
 from tests.orchestrator.tiny import Tiny, assert_equal_weights, loader, loss_of, network, quiet_trainer
 
@@ -114,3 +116,12 @@ def test_where_steps_are_not_made_of_batches_it_is_refused() -> None:
         quiet_trainer(Schedules({0: 2})).fit(Manual(), loader(8))
     with pytest.raises(MisconfigurationError, match="accumulate_grad_batches = 2 and LBFGS"):
         quiet_trainer(Schedules({0: 2})).fit(Tiny(torch.optim.LBFGS), loader(8))
+
+
+@pytest.mark.ray
+def test_on_a_group_the_driver_learns_what_was_set(tmp_path: Path) -> None:
+    """Ranks follow the number alike, and afterwards the driver's trainer has it, as after a fit here."""
+    trainer = group_trainer(tmp_path, max_epochs=3, callbacks=[Schedules({1: 2, 2: 3})])
+    trainer.fit(Net(), points_loader(40, 4))
+    assert trainer.global_step == 5 + 3 + 2
+    assert trainer.accumulate_grad_batches == 3

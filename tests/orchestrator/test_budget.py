@@ -94,6 +94,26 @@ def test_a_step_costs_few_calls(arguments: dict[str, Any]) -> None:
     assert calls_per_step(lambda steps: fit(Line(), steps, **arguments)) <= CALLS_PER_STEP
 
 
+def test_a_step_by_hand_costs_few_calls() -> None:
+    """Manual optimization, and a loss with a count, stay within the budget of a step."""
+
+    class ByHand(Line):
+        automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(loss_of(self.net, batch))
+            optimizer.step()
+
+    class Counted(Line):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return {"loss_sum": loss_of(self.net, batch) * 2, "loss_count": 2}
+
+    for kind in (ByHand, Counted):
+        assert calls_per_step(lambda steps, kind=kind: fit(kind(), steps)) <= CALLS_PER_STEP  # type: ignore[misc]
+
+
 def test_the_loop_itself_costs_next_to_nothing() -> None:
     """A step makes at most twenty calls more than the same step in a plain loop."""
 

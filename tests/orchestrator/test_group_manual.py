@@ -47,7 +47,7 @@ class TwoSides(Net):
 
     def side_loss(self, batch: Any, which: int) -> Tensor:
         inputs, labels = batch
-        return nn.functional.cross_entropy(self(inputs.double()) * (1 + which), labels)
+        return nn.functional.cross_entropy(self(inputs.to(self.dtype)) * (1 + which), labels)
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         self.log("seen", 1.0, reduce_fx="sum", on_step=False, on_epoch=True, sync_dist=True)
@@ -120,6 +120,35 @@ def test_every_step_takes_the_mean_over_ranks_once(tmp_path: Path, way: str, len
         torch.testing.assert_close(weights, reference.state_dict()[name], rtol=1e-9, atol=1e-12)
 
 
+class Stream(torch.utils.data.IterableDataset[Any]):
+    """Points in single precision whose number nobody can know."""
+
+    def __iter__(self) -> Any:
+        data = points(17)
+        return (data[index] for index in range(17))
+
+
+@pytest.mark.parametrize("precision", ["32", "16-mixed"])
+def test_streams_go_on_to_the_last_ranks_end(tmp_path: Path, precision: str) -> None:
+    """Where only the data tell that they have ended, a rank without a batch keeps step, scaled or not."""
+    module = TwoSides().float()
+    trainer = group_trainer(
+        tmp_path, max_epochs=2, join_uneven=True, precision=precision, callbacks=[CompareRanks()]
+    )
+    trainer.fit(module, torch.utils.data.DataLoader(Stream(), batch_size=2))
+    assert trainer.global_step == 2 * 2 * 5
+    assert trainer.batches_seen == 2 * 9
+
+
+def test_a_rank_without_any_batch_keeps_step(tmp_path: Path) -> None:
+    """One sample on two ranks: the other rank runs it with weight 0 from the first step on."""
+    module = TwoSides()
+    group_trainer(tmp_path, max_epochs=1, precision="16-mixed", callbacks=[CompareRanks()]).fit(
+        module, loader(1, 1)
+    )
+    assert not torch.equal(module.net[0].weight, TwoSides().net[0].weight)
+
+
 class Saves(pl.Callback):
     """Saves after each batch."""
 
@@ -138,6 +167,7 @@ class Normalized(TwoSides):
     def __init__(self) -> None:
         super().__init__("accumulate")
         self.norm, self.drop = nn.BatchNorm1d(8).double(), nn.Dropout(0.2)
+        self.register_buffer("mask", torch.ones(2, 3, dtype=torch.bool).T)
 
     def side_loss(self, batch: Any, which: int) -> Tensor:
         inputs, labels = batch
@@ -206,3 +236,46 @@ def test_counts_weigh_over_ranks_and_micro_batches(tmp_path: Path, length: int, 
         optimizer.zero_grad()
     for name, weights in module.state_dict().items():
         torch.testing.assert_close(weights, reference.state_dict()[name], rtol=1e-9, atol=1e-12)
+
+
+class CountsCollectives(pl.Callback):
+    """Counts the all-reduces of training that are not DDP's own, and fails where they are not as expected.
+
+    Args:
+        expected: How many.
+    """
+
+    def __init__(self, expected: int) -> None:
+        self.expected = expected
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.original, self.count = torch.distributed.all_reduce, 0
+
+        def counting(*args: Any, **kwargs: Any) -> Any:
+            self.count += 1
+            return self.original(*args, **kwargs)
+
+        torch.distributed.all_reduce = counting
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        torch.distributed.all_reduce = self.original
+        assert self.count == self.expected
+        del self.original
+
+
+class Means(Tokens):
+    """Returns means instead."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        outputs = super().training_step(batch, batch_idx)
+        return outputs["loss_sum"] / outputs["loss_count"]
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(Tokens, 3), (Means, 0)])
+def test_counts_cost_one_reduction_a_step(tmp_path: Path, kind: type[Net], expected: int) -> None:
+    """The sum of counts is one all-reduce at the end of a window; without counts there is none."""
+    trainer = group_trainer(
+        tmp_path, max_epochs=1, accumulate_grad_batches=2, callbacks=[CountsCollectives(expected)]
+    )
+    trainer.fit(kind(), loader(48, 4))
+    assert trainer.global_step == 3

@@ -104,6 +104,45 @@ def test_the_other_one_goes_on_after_an_epoch(
 
 
 @pytest.mark.extras
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_the_other_one_goes_on_by_hand(lightning: Any, tmp_path: Path, ours_first: bool) -> None:
+    """With two optimizers stepped by hand each goes on from the other's file, to the same weights."""
+
+    def by_hand(framework: Any) -> Any:
+        class ByHand(framework.LightningModule):  # type: ignore[misc]
+            def __init__(self) -> None:
+                super().__init__()
+                self.automatic_optimization = False
+                self.net = network()
+
+            def training_step(self, batch: Any, batch_idx: int) -> None:
+                for optimizer in self.optimizers():
+                    optimizer.zero_grad()
+                    self.manual_backward(loss_of(self.net, batch))
+                    optimizer.step()
+
+            def configure_optimizers(self) -> Any:
+                return [torch.optim.Adam(self.net[index].parameters(), lr=0.01) for index in (0, 3)]
+
+        return ByHand()
+
+    def run(framework: Any, epochs: int, ckpt_path: Path | None = None) -> tuple[Any, Any]:
+        module, trainer = by_hand(framework), trainer_of(framework, max_epochs=epochs)
+        trainer.fit(module, loader(4 * BATCHES), ckpt_path=ckpt_path)
+        return module, trainer
+
+    first, second = (orchestrator, lightning) if ours_first else (lightning, orchestrator)
+    whole, _ = run(orchestrator, 3)
+    _, trainer = run(first, 1)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    module, trainer = run(second, 3, tmp_path / "a.ckpt")
+    assert trainer.global_step == 2 * 3 * BATCHES
+    assert_equal_weights(module.net, whole.net)
+    if not ours_first:
+        assert trainer.state.windows == 3 * BATCHES
+
+
+@pytest.mark.extras
 def test_lightning_goes_on_in_the_middle_of_our_epoch(lightning: Any, tmp_path: Path) -> None:
     """From the middle of an epoch Lightning makes the steps that are left."""
     train(orchestrator, tmp_path / "a.ckpt", save_at=3)

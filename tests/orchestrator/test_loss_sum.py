@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 import orchestrator as pl
 from orchestrator.errors import MisconfigurationError
@@ -82,6 +82,20 @@ def test_micro_batches_equal_one_large_batch(
     module = Tokens(kind)
     quiet_trainer(accumulate_grad_batches=accumulate, gradient_clip_val=clip).fit(module, weighted(length))
     assert_close(module.net, plain(length, 4 * accumulate, clip))
+
+
+class Stream(IterableDataset[Any]):
+    """The rows of `weighted`, of a length that nobody can know."""
+
+    def __iter__(self) -> Any:
+        return iter(weighted(38).dataset)
+
+
+def test_a_window_that_ends_with_its_stream_is_weighed_by_what_it_had() -> None:
+    """Where only the missing next batch shows that a window was the last, its counts hold as elsewhere."""
+    module = Tokens()
+    quiet_trainer(accumulate_grad_batches=3).fit(module, DataLoader(Stream(), batch_size=4))
+    assert_close(module.net, plain(38, 12))
 
 
 def test_a_batch_alone_equals_the_mean() -> None:
