@@ -143,14 +143,12 @@ class Engine:
         module.trainer = trainer
         if self.datamodule is not None:
             self.datamodule.trainer = trainer
-        for callback in trainer.callbacks:
-            callback._module = module
         self.attach_slots()
 
     def _detach(self) -> None:
         self.module.__dict__["_log_sink"] = None
         for callback in self.trainer.callbacks:
-            callback._module = None
+            callback.__dict__.pop("_log_sink", None)
         self.state.stage = ""
         self.train_slots.table = self.train_slots.batch = None
         self.strategy.teardown()
@@ -158,8 +156,9 @@ class Engine:
             self.feed.close()
 
     def attach_slots(self) -> None:
-        """Send what the module logs to `slots`."""
-        self.module.__dict__["_log_sink"] = self.slots.log
+        """Send what the module and the callbacks log to `slots`."""
+        for owner in (self.module, *self.trainer.callbacks):
+            owner.__dict__["_log_sink"] = self.slots.log
 
     def _prepare(self) -> None:
         """Run everything up to the loop that all entry points share."""

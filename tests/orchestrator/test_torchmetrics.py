@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from orchestrator import homecoming
 from orchestrator.errors import MisconfigurationError
 from orchestrator.metric_exchange import compute, shares
 from tests.orchestrator.groups import Net, group_trainer, points
@@ -243,6 +244,27 @@ class Scored(Net):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.scores.update(self(batch[0]).softmax(1), batch[1])
         self.log_dict(self.scores)
+
+
+def test_a_metric_comes_home_without_its_place() -> None:
+    """What a worker's metric has counted travels to the driver; on which device it was does not."""
+    import torchmetrics as tm
+
+    metric = tm.SumMetric()
+    metric.update(3.0)
+    travels = homecoming._attributes(metric)
+    assert travels["sum_value"] == 3.0
+    assert travels["_update_count"] == 1
+    assert "_device" not in travels
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_tensors_come_home_on_the_cpu() -> None:
+    """A tensor on a worker's GPU arrives on the CPU, since the driver may have no GPU."""
+    (data,), left = homecoming._dump_all({"module:": {"kept": torch.ones(2, device="cuda")}}, {})
+    assert left == []
+    assert homecoming._load(data, {})["module:"]["kept"].device.type == "cpu"
 
 
 @pytest.mark.ray
