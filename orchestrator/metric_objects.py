@@ -127,9 +127,10 @@ class MetricObjects:
         )
 
     def reset(self, paths: Iterable[str]) -> None:
-        """Reset the objects at `paths`."""
-        for path in dict.fromkeys(paths):
-            self.at(path).reset()
+        """Reset the objects at `paths`, so that they can be used in training too."""
+        with torch.inference_mode(False):
+            for path in dict.fromkeys(paths):
+                self.at(path).reset()
 
     def share_states(self) -> None:
         """Let the members of collections refer to the newest state that they share."""

@@ -198,6 +198,31 @@ def test_a_collection_is_logged_under_its_members_names(forward: bool) -> None:
     assert [item.update_count for item in module.scores.values()] == [0, 0, 0]
 
 
+def test_a_metric_may_be_used_in_evaluation_and_training() -> None:
+    """One that has counted in inference mode counts in training afterwards, and the other way round."""
+    import torchmetrics as tm
+
+    class Shared(Tiny):
+        def __init__(self) -> None:
+            super().__init__()
+            self.error = tm.MeanSquaredError()
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.error(self.net(batch[0]), batch[1])
+            self.log("error", self.error, on_step=False, on_epoch=True)
+            return loss_of(self.net, batch)
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.error.update(self.net(batch[0]), batch[1])
+            self.log("error", self.error)
+
+    module, trainer = Shared(), quiet_trainer()
+    first = trainer.validate(module, loader(10), verbose=False)
+    trainer.fit(module, loader(10))
+    assert trainer.callback_metrics["error"] > 0
+    assert trainer.validate(module, loader(10), verbose=False) != first
+
+
 @pytest.mark.parametrize("kind", ["collection", "several"])
 def test_a_metric_that_computes_more_than_a_number_is_refused(kind: str) -> None:
     """A collection is for log_dict, and a metric that computes a dictionary cannot be logged."""
