@@ -171,8 +171,6 @@ class Engine:
         module.trainer = trainer
         if self.datamodule is not None:
             self.datamodule.trainer = trainer
-        for callback in trainer.callbacks:
-            callback._module = module
         self.attach_slots()
 
     def _detach(self) -> None:
@@ -184,7 +182,7 @@ class Engine:
         for optimizer in self.lightning_optimizers:
             optimizer.conductor = None
         for callback in self.trainer.callbacks:
-            callback._module = None
+            callback.__dict__.pop("_log_sink", None)
         self.state.stage = ""
         self.train_slots.table = self.train_slots.batch = None
         self.strategy.teardown()
@@ -194,8 +192,10 @@ class Engine:
             self.feed.close()
 
     def attach_slots(self) -> None:
-        """Send what the module logs to `slots`."""
-        self.module.__dict__["_log_sink"] = self.slots.log if self._bare_log is None else self._bare_log
+        """Send what the module and the callbacks log to `slots`."""
+        sink = self.slots.log if self._bare_log is None else self._bare_log
+        for owner in (self.module, *self.trainer.callbacks):
+            owner.__dict__["_log_sink"] = sink
 
     def _prepare(self) -> None:
         """Run everything up to the loop that all entry points share."""

@@ -43,8 +43,8 @@ def evaluate(
         before_end: Called when metrics are final, before the ``on_*_end`` hooks.
 
     Returns:
-        For predict, each loader's outputs by batch, of this rank. Otherwise one dictionary of epoch metrics a
-        loader.
+        For predict, each loader's outputs by batch, of this rank. Otherwise one dictionary a loader of the
+        epoch metrics that go to loggers.
     """
     hook = _HOOKS[stage]
     slots = LogSlots(engine.train_slots.objects, engine.train_slots.told)
@@ -138,7 +138,7 @@ def _by_loader(
     results: list[dict[str, float]] = [{} for _ in range(num_loaders)]
     for slot in slots.epoch_slots():
         value = values.get((slot.name, slot.hook))
-        if value is None:
+        if value is None or not slot.choices.logger:
             continue
         _, mark, number = slot.loader.rpartition("_")
         for index in [int(number)] if mark else range(num_loaders):

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from modules import rng
 from modules.module import LightningModule
 from orchestrator.board import Board
+from orchestrator.metric_objects import is_synced
 from orchestrator.state import TrainState
 
 if TYPE_CHECKING:
@@ -211,6 +212,8 @@ def _known(trainer: Trainer, job: Job) -> Iterator[tuple[str, Any]]:
 
 def _attributes(item: Any) -> dict[str, Any]:
     skip = _INTERNAL if isinstance(item, nn.Module) else frozenset()
+    if is_synced(item):
+        skip |= {"_device"}  # where a metric of torchmetrics thinks that it is: in the driver somewhere else
     state = item.__getstate__()
     if isinstance(state, tuple):  # of a class with slots: the dictionary comes first
         state = state[0]
@@ -233,7 +236,9 @@ def _dump_all(changed: dict[str, dict[str, Any]], names: dict[int, str]) -> tupl
 
 
 class _Pickler(cloudpickle.Pickler):
-    """Writes known objects as their names."""
+    """Writes known objects as their names, and other tensors as if they were on the CPU: the driver may have
+    no other device.
+    """
 
     def __init__(self, file: io.BytesIO, names: dict[int, str]) -> None:
         super().__init__(file)  # type: ignore[no-untyped-call]
@@ -242,6 +247,12 @@ class _Pickler(cloudpickle.Pickler):
     def persistent_id(self, item: Any) -> str | None:
         """Return the name of a known object."""
         return self.names.get(id(item))
+
+    def reducer_override(self, item: Any) -> Any:
+        """Return how to rebuild `item`, if not in the usual way."""
+        if isinstance(item, Tensor) and item.device.type != "cpu":
+            return item.detach().cpu().__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        return super().reducer_override(item)  # type: ignore[no-untyped-call]
 
 
 class _Unpickler(pickle.Unpickler):

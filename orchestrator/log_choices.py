@@ -152,13 +152,15 @@ def _reduction(name: str, reduce_fx: Any) -> str:
 
 
 def _ranks(name: str, group: Any) -> tuple[int, ...]:
-    """Return the ranks of a process group."""
+    """Return the ranks of a process group; of one that this rank is no member of, this rank alone."""
     if not torch.distributed.is_initialized():
         return (0,)
+    if group is torch.distributed.GroupMember.NON_GROUP_MEMBER:
+        return (torch.distributed.get_rank(),)
     try:
         return tuple(torch.distributed.get_process_group_ranks(group))
     except Exception as error:
         raise MisconfigurationError(
-            f"self.log({name!r}, sync_dist_group={group!r}) is no process group that this rank belongs to. "
+            f"self.log({name!r}, sync_dist_group={group!r}) is no process group. "
             "Give one that torch.distributed.new_group returned, or leave it out."
         ) from error

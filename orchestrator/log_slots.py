@@ -137,10 +137,8 @@ class LogSlots:
             slot.add_number(number(name, value), weight)
 
     def _add_metric(self, slot: Slot, attribute: str, metric: Any) -> None:
-        if slot.metric is not metric:
-            if slot.metric is not None or self.objects.at(attribute) is not metric:
-                raise _other_kind(slot)
-            slot.metric = metric
+        if slot.metric is not metric and self.objects.at(attribute) is not metric:
+            raise _other_kind(slot)
         slot.add_metric(metric)
 
     def _measure_batch(self, name: str) -> int:
@@ -153,10 +151,12 @@ class LogSlots:
                 f"self.log({name!r}, ...) cannot tell how many samples weigh in this value: there is no "
                 f"tensor in the batch, a {type(self.batch).__name__}. Write batch_size=..."
             )
-        if "batch_size" not in self.told:  # batches of a run are alike, so one is looked at
-            self.told.add("batch_size")
+        looked_at = f"batch of {self.where if self.table is None else self.table.hook}"
+        if looked_at not in self.told:  # batches of a run are alike
+            self.told.add(looked_at)
             sizes = sizes_in(self.batch)
-            if len(sizes) > 1:
+            if len(sizes) > 1 and "batch size" not in self.told:
+                self.told.add("batch size")
                 warnings.warn(
                     f"self.log({name!r}, ...) weighs values by the number of samples, and the tensors of a "
                     f"batch have {', '.join(map(str, sizes))} rows: the first, {found}, is taken. "

@@ -84,14 +84,19 @@ def compute(metric: Any, shares: Sequence[Share]) -> Any:
 
 
 def _merged(metric: Any, shares: Sequence[Share]) -> Any:
-    own = _copy(metric.metric_state)
+    own, synced = _copy(metric.metric_state), getattr(metric, "sync_on_compute", False)
     metric.reset()
     for sent in shares:
         metric.merge_state(sent["state"])
-    value = metric.compute()
-    metric.reset()
-    metric.merge_state(own)
-    return value
+    if synced:
+        metric.sync_on_compute = False
+    try:
+        return metric.compute()
+    finally:
+        if synced:
+            metric.sync_on_compute = True
+        metric.reset()
+        metric.merge_state(own)
 
 
 def _parts(metric: Any) -> list[Any]:

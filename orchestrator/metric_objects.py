@@ -8,6 +8,7 @@ here; its metrics are recognised by what they can do.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
@@ -88,7 +89,7 @@ class MetricObjects:
             MisconfigurationError: It is not there, or cannot be combined over ranks.
         """
         kind = type(metric).__name__
-        found = dict(self._all())
+        found: dict[str, Any] = dict(self._all())
         if given is not None and found.get(given) is not metric:
             raise MisconfigurationError(
                 f"self.log({name!r}, {kind}, metric_attribute={given!r}): there it is not. "
@@ -114,18 +115,22 @@ class MetricObjects:
         Raises:
             MisconfigurationError: There is none.
         """
-        for found, item in self._all():
-            if found == path:
-                return item
+        try:
+            found = functools.reduce(getattr, path.split("."), self._module)
+        except AttributeError:
+            found = None
+        if is_metric(found):
+            return found
         raise MisconfigurationError(
             f"{type(self._module).__qualname__} has no metric {path!r}, which another rank or the run before "
             "has logged. Make the same metrics on every rank and in every run."
         )
 
     def reset(self, paths: Iterable[str]) -> None:
-        """Reset the objects at `paths`."""
-        for path in dict.fromkeys(paths):
-            self.at(path).reset()
+        """Reset the objects at `paths`, so that they can be used in training too."""
+        with torch.inference_mode(False):
+            for path in dict.fromkeys(paths):
+                self.at(path).reset()
 
     def share_states(self) -> None:
         """Let the members of collections refer to the newest state that they share."""

@@ -42,12 +42,15 @@ class Reporting:
         Communicates.
 
         Args:
-            outputs: What the training step returned; its loss is looked at too, if anything is read at all.
+            outputs: What the training step returned; its loss is looked at too, where something is read from
+                its device anyway.
         """
         engine = self._engine
         slots = engine.train_slots
         chosen = slots.stepped()
-        loss = _loss_in(outputs) if chosen else None
+        loss = _loss_in(outputs)
+        if loss is not None and all(slot.last is None or slot.last.device != loss.device for slot in chosen):
+            loss = None
         values = slots.read_steps(chosen, loss)
         named = list(zip(chosen, values, strict=False))
         losses = [] if loss is None else values[-1:]

@@ -7,21 +7,22 @@ training like one in the module.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from modules.log import LogMixin
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.nn import ModuleDict
     from torch.optim import Optimizer
 
     from modules.module import LightningModule
     from orchestrator.trainer import Trainer
 
 
-class Callback:
+class Callback(LogMixin):
     """Override any of the hooks. The trainer and the module come first, then what the hook is about.
+
+    In a hook, ``self.log`` and ``self.log_dict`` record what ``pl_module.log`` would.
 
     Attributes:
         watches_metrics: Run ``on_train_epoch_end`` after the module's, when the epoch's metrics are decided.
@@ -33,8 +34,6 @@ class Callback:
     watches_metrics: bool = False
     tunes: bool = False
     meets_ranks: bool = False
-    _module: LightningModule | None = None
-    """Whose ``log`` this callback's uses, while a trainer runs."""
 
     @property
     def state_key(self) -> str:
@@ -59,90 +58,9 @@ class Callback:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take back what `state_dict` returned."""
 
-    def log(
-        self,
-        name: str,
-        value: Any,
-        prog_bar: bool = False,
-        logger: bool | None = None,
-        on_step: bool | None = None,
-        on_epoch: bool | None = None,
-        reduce_fx: str | Callable[..., Any] = "mean",
-        enable_graph: bool = False,
-        sync_dist: bool = False,
-        sync_dist_group: Any = None,
-        add_dataloader_idx: bool = True,
-        batch_size: int | None = None,
-        metric_attribute: str | None = None,
-        rank_zero_only: bool = False,
-    ) -> None:
-        """Record a number, like ``pl_module.log`` in the hook that is running; for the arguments see there.
-
-        Outside of a call of the trainer it warns and records nothing.
-        """
-        if self._module is None:
-            warnings.warn(
-                f"{type(self).__qualname__}.log() was called without a Trainer: nothing is recorded.",
-                stacklevel=2,
-            )
-            return
-        self._module.log(
-            name,
-            value,
-            prog_bar,
-            logger,
-            on_step,
-            on_epoch,
-            reduce_fx,
-            enable_graph,
-            sync_dist,
-            sync_dist_group,
-            add_dataloader_idx,
-            batch_size,
-            metric_attribute,
-            rank_zero_only,
-        )
-
-    def log_dict(
-        self,
-        dictionary: Mapping[str, Any] | ModuleDict,
-        prog_bar: bool = False,
-        logger: bool | None = None,
-        on_step: bool | None = None,
-        on_epoch: bool | None = None,
-        reduce_fx: str | Callable[..., Any] = "mean",
-        enable_graph: bool = False,
-        sync_dist: bool = False,
-        sync_dist_group: Any = None,
-        add_dataloader_idx: bool = True,
-        batch_size: int | None = None,
-        rank_zero_only: bool = False,
-    ) -> None:
-        """Record several numbers, like ``pl_module.log_dict``; for the arguments see there."""
-        if self._module is None:
-            warnings.warn(
-                f"{type(self).__qualname__}.log_dict() was called without a Trainer: nothing is recorded.",
-                stacklevel=2,
-            )
-            return
-        self._module.log_dict(
-            dictionary,
-            prog_bar,
-            logger,
-            on_step,
-            on_epoch,
-            reduce_fx,
-            enable_graph,
-            sync_dist,
-            sync_dist_group,
-            add_dataloader_idx,
-            batch_size,
-            rank_zero_only,
-        )
-
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        state.pop("_module", None)
+        state.pop("_log_sink", None)
         return state
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -181,7 +181,7 @@ def _progress(engine: Engine) -> dict[str, Any]:
     )
     own = {
         "reading": {field.name: getattr(reading, field.name) for field in fields(reading)},
-        "metrics": engine.train_slots.state(),
+        "metrics": {} if state.epoch_ended else engine.train_slots.state(),
         "gradients": {
             name: item.grad
             for name, item in engine.module.named_parameters()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 
@@ -20,8 +21,11 @@ class Accuracy(nn.Module):
     accuracy since the last `reset`, which `self.log(name, metric)` does after each epoch.
 
     Args:
-        threshold: From which probability on a prediction of two classes is positive. Logits are compared
-            with 0.5 after a sigmoid.
+        threshold: From which probability on a prediction of two classes is positive; logits become
+            probabilities by a sigmoid.
+
+    Attributes:
+        sync_on_compute: `compute` counts what all ranks have seen; on a group all of them must call it.
 
     Raises:
         ValueError: `threshold` is not between 0 and 1.
@@ -39,6 +43,7 @@ class Accuracy(nn.Module):
         if not 0 <= threshold <= 1:
             raise ValueError(f"Accuracy(threshold={threshold!r}) is no probability. Use one from 0 to 1.")
         self.threshold = threshold
+        self.sync_on_compute = True
         self.correct = torch.zeros((), dtype=torch.int64)
         self.total = 0
         self._forward_cache: Tensor | None = None
@@ -65,7 +70,14 @@ class Accuracy(nn.Module):
         self._add(*self._count(preds, target))
 
     def compute(self) -> Tensor:
-        """Return the accuracy since the last `reset`, a float scalar; NaN when nothing was counted."""
+        """Return the accuracy since the last `reset`, a float scalar; NaN when nothing was counted.
+
+        Communicates on a group, unless `sync_on_compute` is False. `self.log(name, metric)` does not need it.
+        """
+        if self.sync_on_compute and dist.is_available() and dist.is_initialized():
+            counts = torch.stack([self.correct.cpu(), torch.tensor(self.total)])
+            dist.all_reduce(counts)
+            return counts[0] / counts[1]
         return self.correct / self.total if self.total else torch.tensor(torch.nan)
 
     def reset(self) -> None:

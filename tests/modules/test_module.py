@@ -87,9 +87,9 @@ def test_logging_reaches_the_sink_with_all_that_was_said(attached: Net) -> None:
     attached.__dict__["_log_sink"] = lambda *record: records.append(record)
     attached.log("loss", 0.5, True, on_step=False, sync_dist=True, batch_size=4, reduce_fx="max")
     attached.log_dict({"a": 1, "b": 2}, logger=False, rank_zero_only=True, add_dataloader_idx=False)
-    bare = (False, False, None, None, "mean", False, False, None, True)
+    bare = (False, False, None, None, "mean", False, None, False, None, None, True)
     assert records == [
-        ("loss", 0.5, True, None, False, None, "max", True, True, 4, False),
+        ("loss", 0.5, True, None, False, None, "max", True, None, True, 4, None, False),
         ("a", 1, *bare),
         ("b", 2, *bare),
     ]

@@ -25,7 +25,7 @@ from tests.orchestrator.tiny import FEATURES, Tiny, loss_of, points, quiet_train
 
 CALLS_PER_STEP = 300
 CALLS_OVER_PLAIN = 20
-CALLS_PER_LOG = 20
+CALLS_PER_LOG = 15
 NEVER = 10**9
 
 
@@ -131,7 +131,7 @@ def test_the_loop_itself_costs_next_to_nothing() -> None:
 
 @pytest.mark.parametrize("kind", ["tensor", "number"])
 def test_logging_costs_few_calls(kind: str) -> None:
-    """Each self.log in a step makes at most twenty calls, for a tensor as for a number."""
+    """Each self.log in a step makes at most fifteen calls, for a tensor as for a number."""
 
     class LogsKind(Logs):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -225,6 +225,29 @@ def test_nothing_is_read_from_the_device_between_log_points(monkeypatch: pytest.
     assert shown[-1].metrics.keys() == {
         f"metric_{index}_{kind}" for index in range(5) for kind in ("step", "epoch")
     }
+
+
+def test_metric_objects_are_not_read_between_log_points_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A metric object of step, epoch and display costs no read of a tensor but those at log points."""
+
+    class Counts(Line):
+        def __init__(self) -> None:
+            super().__init__()
+            self.accuracy = pl.metrics.Accuracy()
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            self.accuracy(batch[1], batch[1])
+            self.log("accuracy", self.accuracy, on_step=True, on_epoch=True, prog_bar=True)
+            return loss_of(self.net, batch)
+
+    reads = HostReads(monkeypatch)
+    marks = Marks(reads)
+    run_with_display(Counts(), quiet_trainer(marks, log_every_n_steps=10), 30)
+    between = [
+        later - earlier for earlier, later in zip(marks.after_step, marks.after_step[1:], strict=False)
+    ]
+    assert [index for index, number in enumerate(between) if number] == [9, 19]
+    assert {between[9], between[19]} == {1}
 
 
 def test_an_evaluation_reads_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,6 +151,19 @@ def test_a_callback_may_log_the_modules_metric_object() -> None:
     assert values(trainer.callback_metrics) == {"own": 1.0}
 
 
+def test_a_metric_object_may_be_made_anew() -> None:
+    """An object that takes the place of the one before it is logged in its place."""
+
+    class Renews(Counts):
+        def on_train_epoch_start(self) -> None:
+            self.accuracy = Accuracy()
+
+    memory = Memory()
+    quiet_trainer(max_epochs=2, logger=memory).fit(Renews(), loader(10))
+    whole = pytest.approx(shares_of_positives(10)[0])
+    assert memory.of("accuracy_epoch") == [(2, whole), (5, whole)]
+
+
 # ---------------------------------------------------------------- what is refused
 
 
@@ -284,6 +297,14 @@ def test_a_resumed_epoch_counts_what_was_counted_before(tmp_path: Path, after: s
     whole = run(callbacks=[Saves(path, after=after)])
     torch.load(path, weights_only=True)
     assert run(ckpt_path=path) == whole
+
+
+def test_a_checkpoint_of_the_end_of_an_epoch_keeps_no_counts(tmp_path: Path) -> None:
+    """What an epoch has counted is not written once it is over, however much it is."""
+    keeps = ModelCheckpoint(tmp_path, filename="end", monitor="accuracy", save_on_train_epoch_end=True)
+    quiet_trainer(keeps, enable_checkpointing=True).fit(Counts(), loader(8))
+    content = torch.load(tmp_path / "end.ckpt", weights_only=True)
+    assert [rank["metrics"] for rank in content["orchestrator"]["ranks"]] == [{}]
 
 
 def test_rank_zero_only_cannot_be_monitored(tmp_path: Path) -> None:
