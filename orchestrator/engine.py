@@ -162,19 +162,19 @@ class Engine:
         """Run everything up to the loop that all entry points share."""
         fn = self.job.fn
         self._prepare_data()
+        checkpoint = contents.read_for(self) if self.job.ckpt_path is not None else None
+        if fn == "fit" and checkpoint is not None:  # for training data that is loaded early
+            self.order_seed, self.state.epoch = contents.order_of(checkpoint, self.order_seed)
         self.slots.enter("setup")
         for hook in self.hooks.of_datamodule("setup") + self.hooks["setup"]:
             hook(fn)
         self.slots.enter("configure_model")
         self.module.configure_model()
-        checkpoint = contents.read_for(self) if self.job.ckpt_path is not None else None
         if checkpoint is not None:
             contents.restore_module(self, checkpoint)
         self.strategy.setup(self.module, training=fn == "fit")
         self.transfer = self._build_transfer()
         if fn == "fit":
-            if checkpoint is not None:
-                self.order_seed, self.state.epoch = contents.order_of(checkpoint, self.order_seed)
             self._configure_optimizers()
             if checkpoint is not None:
                 self.resumed = contents.restore_training(self, checkpoint)
