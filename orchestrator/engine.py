@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from modules import rng
 from modules.combined_reading import Reader
 from modules.datamodule import LightningDataModule
+from modules.loader import RankLoader
 from modules.module import LightningModule
 from orchestrator import device
 from orchestrator.board import Board
@@ -31,6 +32,7 @@ from orchestrator.loaders import Loaders
 from orchestrator.log_slots import LogSlots, combine
 from orchestrator.loggers.dummy import DummyLogger
 from orchestrator.optimizers import SchedulerConfig, parse
+from orchestrator.overfitting import in_order
 from orchestrator.place import Place
 from orchestrator.precision import Precision
 from orchestrator.progress import ProgressRecord
@@ -312,6 +314,21 @@ class Engine:
 
     def _own_loggers(self) -> Sequence[Any]:
         return self.trainer.loggers if self.is_global_zero else ()
+
+    def _rank_loader(self, source: Any, kind: str) -> RankLoader:
+        """Return this rank's view of one loader; called for each by `Loaders`."""
+        if self.settings.overfit_batches and kind in ("train", "val"):
+            source = in_order(source, kind, tells=self.is_global_zero)
+        return RankLoader(
+            source,
+            rank=self.place.rank,
+            world_size=self.place.world_size,
+            seed=self.order_seed,
+            shard=self.settings.use_distributed_sampler,
+            pad=kind == "train" and self.settings.pad_uneven,
+            whole_batches=kind == "predict",
+            pickler=self.place.pickler,
+        )
 
     # ---------------------------------------------------------------- what the loops call
 

@@ -22,7 +22,6 @@ from orchestrator.checkpoint import contents
 from orchestrator.errors import MisconfigurationError
 from orchestrator.hooks import overrides
 from orchestrator.loader_forms import Form, check_source, form_of, may_be_empty
-from orchestrator.overfitting import in_order
 
 if TYPE_CHECKING:
     from orchestrator.engine import Engine
@@ -81,7 +80,8 @@ class Loaders:
         """Load what training and its validation read, and check that a resumed run goes on with its own data.
 
         What the loaders' hooks draw at the start of an epoch in which data is reloaded, an uninterrupted run
-        draws after the state that its checkpoint holds; so does the resumed one.
+        draws after the state that its checkpoint holds; so does the resumed one. In later epochs the hooks
+        see the epoch in which the uninterrupted run had asked them.
         """
         engine = self._engine
         resumed, state = engine.resumed, engine.state
@@ -91,8 +91,14 @@ class Loaders:
             reading = replace(resumed.reading, rng=rng.capture(), generators=[], own={})
             engine.resumed = replace(resumed, reading=reading)
             return
-        train = self.load_training()
-        self.load_validation()
+        every, epoch = engine.settings.reload_dataloaders_every_n_epochs, state.epoch
+        if resumed is not None and every:
+            state.epoch -= epoch % every
+        try:
+            train = self.load_training()
+            self.load_validation()
+        finally:
+            state.epoch = epoch
         if resumed is not None:
             contents.check_data(resumed, train, state, engine.settings.accumulate_grad_batches)
 
@@ -170,23 +176,10 @@ class Loaders:
         return CombinedRankLoader(form.combined, members, ranks)
 
     def _alone(self, source: Any, kind: str, name: str) -> RankLoader:
-        engine = self._engine
-        settings, place = engine.settings, engine.place
-        if settings.overfit_batches and kind in ("train", "val"):
-            source = in_order(source, kind, tells=engine.is_global_zero)
-        loader = RankLoader(
-            source,
-            rank=place.rank,
-            world_size=place.world_size,
-            seed=engine.order_seed,
-            shard=settings.use_distributed_sampler,
-            pad=kind == "train" and settings.pad_uneven,
-            whole_batches=kind == "predict",
-            pickler=place.pickler,
-        )
-        wanted = getattr(settings, f"limit_{kind}_batches") != 0 and not self._may_be_empty()
-        if loader.num_batches == 0 and wanted:
-            raise empty_loader(source, kind, place.world_size, name)
+        loader = self._engine._rank_loader(source, kind)
+        wanted = getattr(self._engine.settings, f"limit_{kind}_batches") != 0
+        if loader.num_batches == 0 and wanted and not self._may_be_empty():
+            raise empty_loader(source, kind, self._engine.place.world_size, name)
         return loader
 
     def _may_be_empty(self) -> bool:

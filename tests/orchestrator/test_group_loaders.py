@@ -182,6 +182,17 @@ def test_open_ends_own_states_and_rank_0s_clock(tmp_path: Path) -> None:
     assert_equal_weights(rest, whole)
     assert again.samples_seen == trainer.samples_seen == 9 + 5
 
+    class Together(Notes):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+            parts = torch.cat([item[0] for item in batch.values() if item is not None])
+            self.log("sum", parts.float().sum(), sync_dist=True, reduce_fx="sum")
+
+    together = CombinedLoader(
+        {"a": DataLoader(Ids(7), batch_size=2), "b": DataLoader(Ids(3, 100), batch_size=2)}, "max_size"
+    )
+    assert trainer.validate(Together(), together, verbose=False) == [{"sum": 21 + 303}]
+    assert trainer.num_val_batches == [2]
+
 
 def test_overfitting_and_reloading_with_data_of_hooks(tmp_path: Path) -> None:
     """On a group shuffling is off too, loaders are asked for anew by every rank, and generators may come

@@ -147,6 +147,10 @@ def test_without_reloading_loaders_are_asked_for_once() -> None:
     assert sorted(module.asked) == [("train", 0), ("val", 0)]
 
 
+STEPS = [1, 1, 3, 3, 5]
+"""Training batches of the epochs of `Reloads` under ``reload_dataloaders_every_n_epochs=2``."""
+
+
 class Draws(Tiny):
     """Its loader's data depend on the random state in which it is asked."""
 
@@ -157,7 +161,7 @@ class Draws(Tiny):
 
 @pytest.mark.parametrize("epoch", [1, 2, 3])
 def test_a_resumed_run_reloads_when_the_whole_one_does(tmp_path: Path, epoch: int) -> None:
-    """From the end of any epoch the same loaders are asked for at the same epochs, once each."""
+    """From the end of any epoch on the hooks are asked as in the whole run, first for what it has in use."""
 
     class Saves(pl.Callback):
         def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
@@ -170,8 +174,29 @@ def test_a_resumed_run_reloads_when_the_whole_one_does(tmp_path: Path, epoch: in
     quiet_trainer(Saves(), max_epochs=5, reload_dataloaders_every_n_epochs=2).fit(whole)
     rest = Reloads()
     quiet_trainer(max_epochs=5, reload_dataloaders_every_n_epochs=2).fit(rest, ckpt_path=tmp_path / "a.ckpt")
-    later = [item for item in whole.asked if item[1] > epoch]
-    assert sorted(rest.asked) == sorted([("train", epoch), ("val", epoch), *later])
+    in_use = epoch - epoch % 2
+    assert sorted(rest.asked) == sorted(item for item in whole.asked if item[1] >= in_use)
+    assert list(map(len, rest.batches("train"))) == list(
+        map(len, whole.batches("train")[sum(STEPS[:epoch]) :])
+    )
+    assert rest.batches("val") == whole.batches("val")[epoch:]
+
+
+def test_a_run_resumed_within_an_epoch_has_the_data_of_that_epoch(tmp_path: Path) -> None:
+    """In an epoch that goes on with data of an earlier one, that is what a resumed run gets."""
+
+    class Saves(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
+            if (trainer.current_epoch, index) == (3, 1):
+                trainer.save_checkpoint(tmp_path / "a.ckpt")
+
+    pl.seed_everything(4, verbose=False)
+    whole, rest = Reloads(), Reloads()
+    quiet_trainer(Saves(), max_epochs=5, reload_dataloaders_every_n_epochs=2).fit(whole)
+    quiet_trainer(max_epochs=5, reload_dataloaders_every_n_epochs=2).fit(rest, ckpt_path=tmp_path / "a.ckpt")
+    assert rest.asked[0] == ("train", 2)
+    assert rest.seen == whole.seen[-len(rest.seen) :]
+    assert len(rest.batches("train")) == 1 + STEPS[4]
 
 
 def test_a_resumed_run_reloads_the_same_data(tmp_path: Path) -> None:
