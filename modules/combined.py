@@ -29,8 +29,8 @@ class CombinedLoader:
     - ``"max_size"``: as many as the longest has; None stands for members that have ended.
     - ``"sequential"``: one member after the other; `batch_idx` begins at 0 with each.
 
-    >>> [batch for batch, _, _ in CombinedLoader({"a": [1, 2], "b": [3, 4, 5]}, "max_size_cycle")]
-    [{'a': 1, 'b': 3}, {'a': 2, 'b': 4}, {'a': 1, 'b': 5}]
+    >>> [batch for batch, _, _ in CombinedLoader({"a": range(2), "b": range(3)}, "max_size_cycle")]
+    [{'a': 0, 'b': 0}, {'a': 1, 'b': 1}, {'a': 0, 'b': 2}]
 
     Args:
         iterables: One iterable, or any nesting of dictionaries, lists and tuples of them.

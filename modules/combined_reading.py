@@ -97,17 +97,27 @@ class CombinedRankLoader:
             skip: Batches that were used.
             own: With `skip`, what `own_state` returned after them.
             first: Not needed here: `own` has it for each member.
+
+        Raises:
+            ValueError: `own` is not that of as many loaders.
         """
         self._strands = [
             _RankStrand(member, name) for member, name in zip(self.members, self._names, strict=True)
         ]
-        if skip:
-            for strand, state in zip(self._strands, (own or {})["members"], strict=True):
-                strand.resume(state, again=self.source.mode != "max_size")
-            self._set_generators((own or {})["generators"])
-        else:
+        if not skip:
             for strand in self._strands:
                 strand.begin()
+            return self._batches()
+        own = own or {}
+        states = own.get("members", [])
+        if len(states) != len(self._strands):
+            raise ValueError(
+                f"Reading goes on after {skip} batches of {len(states) or 'one'} loaders, and "
+                f"{len(self._strands)} were given. Give the same loaders, or begin at the start of an epoch."
+            )
+        for strand, state in zip(self._strands, states, strict=True):
+            strand.resume(state, again=self.source.mode != "max_size")
+        self._set_generators(own["generators"])
         return self._batches()
 
     def _batches(self) -> Iterator[Any]:

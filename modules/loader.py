@@ -147,7 +147,7 @@ class RankLoader:
         """
         reader = self._keep_processes()
         start, step = self._stride or (0, 1)
-        if own:
+        if own and self._is_stateful and "state" in own:
             self.take_state(own)
             # On from where the iterator stood, which was right behind this rank's last batch.
             return _every(iter(reader), step - 1 if skip else start, step)
@@ -174,7 +174,7 @@ class RankLoader:
 
     def take_state(self, own: Mapping[str, Any]) -> None:
         """Give back to the loader what `own_state` returned, before it is iterated."""
-        if own and self._is_stateful:
+        if self._is_stateful and "state" in own:
             self._reader.load_state_dict(copy.deepcopy(own["state"]))  # type: ignore[attr-defined]
 
     def mark(self) -> Mark:

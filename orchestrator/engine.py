@@ -204,13 +204,15 @@ class Engine:
             rank = self.place.rank if self.place.world_size > 1 else None
             self.trainer.profiler.setup(fn, rank, self.trainer.log_dir)
         self._prepare_data()
+        checkpoint = contents.read_for(self) if self.job.ckpt_path is not None else None
+        if fn == "fit" and checkpoint is not None:  # for training data that is loaded early
+            self.order_seed, self.state.epoch = contents.order_of(checkpoint, self.order_seed)
         self.slots.enter("setup")
         for hook in self.hooks.of_datamodule("setup") + self.hooks["setup"]:
             hook(fn)
         self.slots.enter("configure_model")
         with self.precision.new_tensors():
             self.module.configure_model()
-        checkpoint = contents.read_for(self) if self.job.ckpt_path is not None else None
         if checkpoint is not None:
             contents.restore_module(self, checkpoint)
         self.precision.convert(self.module, self.place.device)
@@ -219,8 +221,6 @@ class Engine:
         self.strategy.setup(self.module, training=fn == "fit")
         self.transfer = self._build_transfer()
         if fn == "fit":
-            if checkpoint is not None:
-                self.order_seed, self.state.epoch = contents.order_of(checkpoint, self.order_seed)
             self._configure_optimizers()
             self._to_resume = checkpoint
         if self.instruments is not None:

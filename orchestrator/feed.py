@@ -54,6 +54,7 @@ class Feed:
         is_over: All batches of the epoch have been given out.
         by_hand: Some rank has no batch now, so gradients cannot be reduced inside backward.
         scale: This rank's samples relative to the mean over ranks; 1.0 where ranks have equally many.
+        is_used_up: The data can be read once and was, so no later epoch has a batch either.
         num_batches: Batches of an epoch; None when not known.
         lends: A rank that has no batch gets another's as `batch`, still without having one.
     """
@@ -70,6 +71,7 @@ class Feed:
         self.is_over = False
         self.by_hand = False
         self.scale = 1.0
+        self.is_used_up = False
         self._began: tuple[dict[str, Any], list[Any], bool] = ({}, [], False)
         self._iterator: Iterator[Any] | None = None
         self._index = 0
@@ -268,9 +270,8 @@ class OpenFeed(Feed):
         sizes = self.strategy.counts(0 if batch is nothing else max(1, self._size(batch)))
         if not any(sizes) or (0 in sizes and not self._join):
             self._notice(sizes)
-            if not self._index and self._is_read_once():
-                self._notice_iterator()
             self.is_over = True
+            self.is_used_up = self._index == 0 and isinstance(self.loader.source, Iterator)
             return False
         self.batch = None if batch is nothing else batch
         self._weigh(sizes, self.strategy.rank)
@@ -290,18 +291,6 @@ class OpenFeed(Feed):
         warnings.warn(
             f"The training data of ranks {ended} ended after {self._index} batches, so the epoch ends "
             "for all. Use Trainer(join_uneven=True) to use up the other ranks' data.",
-            stacklevel=2,
-        )
-
-    def _is_read_once(self) -> bool:
-        return isinstance(self.loader.source, Iterator)
-
-    def _notice_iterator(self) -> None:
-        """Say that an epoch has no batches because its data was used up by an earlier one."""
-        warnings.warn(
-            f"The training data is a {type(self.loader.source).__qualname__}, which can be read once: this "
-            "epoch has no batches. Give a DataLoader, or an object whose __iter__ begins anew; or train for "
-            "one epoch.",
             stacklevel=2,
         )
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,6 @@ import torch
 from modules import rng
 from orchestrator import validation_schedule as validation
 from orchestrator.callbacks.timer import has_timer
-from orchestrator.checkpoint import contents
 from orchestrator.errors import MisconfigurationError
 from orchestrator.feed import Feed, make_feed
 from orchestrator.optimizers import SchedulerConfig
@@ -38,7 +36,7 @@ def run_fit(engine: Engine) -> None:
     engine.state.stage = "train"
     if engine.settings.limit_train_batches == 0:
         return
-    _load_data(engine)
+    engine.data.load_for_fit()
     loop = _Loop(engine)
     engine.agree_on_stopping()
     if loop.feed.num_batches == 0:
@@ -62,33 +60,6 @@ def run_fit(engine: Engine) -> None:
     while not loop.is_over():
         loop.run_epoch()
     engine.call("on_train_end")
-
-
-def _load_data(engine: Engine) -> None:
-    """Load the data that training and its validation read, and check that a resumed run goes on with its own.
-
-    What the loaders' hooks draw at the start of an epoch in which data is reloaded, an uninterrupted run
-    draws after the state that its checkpoint holds; so does the resumed one.
-    """
-    resumed, state = engine.resumed, engine.state
-    if resumed is not None and not state.epoch_batches and _is_reloaded_in(engine, state.epoch):
-        rng.restore(resumed.reading.rng)
-        engine.data.reload()
-        reading = replace(resumed.reading, rng=rng.capture(), generators=[], own={})
-        engine.resumed = replace(resumed, reading=reading)
-        return
-    engine.data.load_training()
-    engine.data.load_validation()
-    if resumed is not None:
-        if state.accumulate and state.epoch_batches:
-            engine.accumulate = resumed.accumulate
-        contents.check_data(resumed, engine.data.load_training(), state, engine.accumulate)
-
-
-def _is_reloaded_in(engine: Engine, epoch: int) -> bool:
-    """Whether the loaders are asked for anew before `epoch`; counted from epoch 0, also in a resumed run."""
-    every = engine.settings.reload_dataloaders_every_n_epochs
-    return every > 0 and epoch > 0 and epoch % every == 0
 
 
 def sanity_check(engine: Engine) -> None:
@@ -177,7 +148,7 @@ class _Loop:
     def reload(self) -> None:
         """Ask for the data anew where this epoch is one for that, and it was not loaded just for it."""
         epoch = self.state.epoch
-        if epoch == self.loaded_for or not _is_reloaded_in(self.engine, epoch):
+        if epoch == self.loaded_for or not self.engine.data.is_reloaded_in(epoch):
             return
         self.loaded_for = epoch
         self.engine.data.reload()
@@ -240,7 +211,22 @@ class _Loop:
         self.take_schedulers()
         if engine.strategy.follow(engine.module):
             self.build_steps()
-        self.end_epoch(self.run_batches())
+        complete = self.run_batches()
+        if feed.is_used_up:
+            self.stop_used_up()
+        self.end_epoch(complete)
+
+    def stop_used_up(self) -> None:
+        """End training over data that can be read once and was, rather than run empty epochs."""
+        engine = self.engine
+        engine.trainer.should_stop = True
+        if engine.is_global_zero:
+            warnings.warn(
+                f"The training data is a {type(self.feed.loader.source).__qualname__}, which can be read "
+                f"once: epoch {self.state.epoch} has no batches, and training ends. Give a DataLoader, or an "
+                "object whose __iter__ begins anew; or train for one epoch.",
+                stacklevel=2,
+            )
 
     def restore_gradients(self, resumed: Resumed) -> None:
         """Give the parameters the gradients that they had where a checkpoint was written."""

@@ -9,13 +9,16 @@ the kind of data; for loaders that were given, `check_source` raises it before a
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from modules import rng
 from modules.combined import CombinedLoader
 from modules.combined_reading import CombinedRankLoader, Reader
 from modules.loader import RankLoader
 from modules.module import LightningModule
 from orchestrator.batch_limits import batch_limit, empty_loader
+from orchestrator.checkpoint import contents
 from orchestrator.errors import MisconfigurationError
 from orchestrator.hooks import overrides
 from orchestrator.loader_forms import Form, check_source, form_of, may_be_empty
@@ -73,6 +76,39 @@ class Loaders:
         if not self._val_is_loaded and self.has_validation():
             self._val_is_loaded = True
             self.val, self.val_limits = self._load("val", optional=True)
+
+    def load_for_fit(self) -> None:
+        """Load what training and its validation read, and check that a resumed run goes on with its own data.
+
+        What the loaders' hooks draw at the start of an epoch in which data is reloaded, an uninterrupted run
+        draws after the state that its checkpoint holds; so does the resumed one. In later epochs the hooks
+        see the epoch in which the uninterrupted run had asked them.
+        """
+        engine = self._engine
+        resumed, state = engine.resumed, engine.state
+        if resumed is not None and not state.epoch_batches and self.is_reloaded_in(state.epoch):
+            rng.restore(resumed.reading.rng)
+            self.reload()
+            reading = replace(resumed.reading, rng=rng.capture(), generators=[], own={})
+            engine.resumed = replace(resumed, reading=reading)
+            return
+        every, epoch = engine.settings.reload_dataloaders_every_n_epochs, state.epoch
+        if resumed is not None and every:
+            state.epoch -= epoch % every
+        try:
+            train = self.load_training()
+            self.load_validation()
+        finally:
+            state.epoch = epoch
+        if resumed is not None:
+            if state.accumulate and state.epoch_batches:
+                engine.accumulate = resumed.accumulate
+            contents.check_data(resumed, train, state, engine.accumulate)
+
+    def is_reloaded_in(self, epoch: int) -> bool:
+        """Whether loaders are asked for anew before `epoch`; counted from epoch 0, also in a resumed run."""
+        every = self._engine.settings.reload_dataloaders_every_n_epochs
+        return every > 0 and epoch > 0 and epoch % every == 0
 
     def reload(self) -> None:
         """Ask for training and validation data anew."""

@@ -192,3 +192,21 @@ def test_between_epochs_a_stateful_member_goes_on() -> None:
     again = view(source)
     again.take_state(own)
     assert [repr(batch) for batch in again.iterate()] == [repr(batch) for batch in reader.iterate()]
+
+
+def test_another_number_of_loaders_cannot_go_on() -> None:
+    """What one loader or another number of them kept is refused rather than guessed at."""
+    two, three = CombinedLoader([Counting(2)] * 2), CombinedLoader([Counting(2)] * 3)
+    reader = view(two)
+    next(reader.iterate())
+    for own, found in ((reader.own_state(), 2), ({"state": {}}, "one")):
+        with pytest.raises(ValueError, match=f"after 1 batches of {found} loaders, and 3 were given"):
+            view(three).iterate(1, own)
+
+
+def test_a_loader_that_became_plain_is_read_up() -> None:
+    """The state of a loader that kept one does not make a plain one skip less, nor the other way round."""
+    state = {"state": {"place": 2, "taken": 2}}
+    assert list(RankLoader([[0], [1], [2]]).iterate(2, state)) == [[2]]
+    assert [batch.tolist() for batch in RankLoader(Counting(3)).iterate(2, {})] == [[3, 3]]
+    assert [batch.tolist() for batch in RankLoader(Counting(3)).iterate(2, state)] == [[3, 3]]
