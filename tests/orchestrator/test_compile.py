@@ -121,6 +121,7 @@ def test_the_arguments_of_compile_are_found_again(arguments: dict[str, Any]) -> 
     assert pickle.loads(pickle.dumps(read)) == arguments
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, when it imports its backend
 def test_a_mode_becomes_its_options() -> None:
     """For torch's own backend a mode is kept as the options that it stands for."""
     _, read = unwrap(torch.compile(Tiny(), mode="max-autotune-no-cudagraphs"))
