@@ -351,6 +351,7 @@ class Engine:
             shard=self.settings.use_distributed_sampler,
             pad=kind == "train" and self.settings.pad_uneven,
             whole_batches=kind == "predict",
+            keyed=bool(self.settings.deterministic),
             pickler=self.place.pickler,
         )
         if loader.num_batches == 0 and self._limit_of(kind) != 0:

@@ -168,3 +168,40 @@ def test_inference_mode_is_for_calls_outside_of_fit(inference_mode: bool, outsid
     trainer.fit(Asks(), loader(4), loader(4))
     trainer.validate(Asks(), loader(4), verbose=False)
     assert seen == [(False, False), (outside, False)]
+
+
+class Drawn(torch.utils.data.Dataset[Tensor]):
+    """Samples that are random."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.rand(4)
+
+
+class Keeps(Validated):
+    """Keeps what it was trained on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[float] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.rows += batch[:, 0].tolist()
+        return self.net(batch).mean()
+
+
+def test_random_samples_are_keyed() -> None:
+    """With deterministic=True what a data set draws depends on seed, epoch and sample alone."""
+    found = {}
+    for deterministic in (True, None):
+        for seed in (1, 2):
+            module = Keeps()
+            torch.manual_seed(seed)
+            source = torch.utils.data.DataLoader(Drawn(), batch_size=3 + seed)
+            quiet_trainer(deterministic=deterministic, max_epochs=2).fit(module, source)
+            found[deterministic, seed] = module.rows
+    assert found[True, 1] == found[True, 2]
+    assert len(set(found[True, 1])) == 16
+    assert found[None, 1] != found[None, 2]

@@ -131,6 +131,14 @@ def test_one_process_has_nothing_to_share() -> None:
         pl.Trainer(accelerator="cpu", devices=2, strategy="single_device", logger=False)
 
 
+def test_sharded_layers_are_not_synchronised() -> None:
+    """sync_batchnorm with fsdp is refused rather than ignored."""
+    with pytest.raises(
+        MisconfigurationError, match=r"strategy='fsdp', sync_batchnorm=True.*Use strategy='ddp'"
+    ):
+        pl.Trainer(accelerator="cpu", devices=2, strategy="fsdp", sync_batchnorm=True, logger=False)
+
+
 def test_offloading_needs_something_to_offload_from() -> None:
     """fsdp_cpu_offload on CPUs is refused before anything starts."""
     with pytest.raises(MisconfigurationError, match=r"fsdp_cpu_offload.*Use strategy='fsdp'"):
