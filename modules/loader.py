@@ -27,6 +27,7 @@ from torch.utils.data import (
 
 from modules import rng
 from modules.batch_notes import NotedBatches
+from modules.keyed_dataset import KeyedDataset
 from modules.loader_processes import LoaderContext
 from modules.order import BatchPlan, StridedPlan
 from modules.sampler import ShardBatchSampler, ShardSampler, SkipBatches, own_generators, tell_epoch
@@ -48,6 +49,7 @@ class RankLoader:
         pad: Repeat samples so that all ranks have equally many.
         whole_batches: Deal whole batches of the one-process order rather than samples, so that their contents
             stay together.
+        keyed: Samples of map-style data sets draw random numbers that depend on (seed, epoch, index) alone.
         pickler: With several ranks, the pickler class for what a loader's worker processes are given; one
             that takes classes of the user's script by value. None takes plain pickle.
 
@@ -72,6 +74,7 @@ class RankLoader:
         shard: bool = True,
         pad: bool = False,
         whole_batches: bool = False,
+        keyed: bool = False,
         pickler: type[Any] | None = None,
     ) -> None:
         _refuse_several(source)
@@ -92,6 +95,10 @@ class RankLoader:
             self._stride = (rank, world_size)
         elif world_size == 1:
             self.plan = _plan_alone(source)
+        self._keyed: KeyedDataset | None = None
+        if keyed and isinstance(self._reader, DataLoader) and not _is_stream(self._reader):
+            self._keyed = KeyedDataset(self._reader.dataset, seed)
+            self._reader = _copy_with(self._reader, {"dataset": self._keyed})
         self._dealt = [
             sampler
             for sampler in _samplers(self._reader)
@@ -121,6 +128,8 @@ class RankLoader:
         self._epoch = epoch
         for target in (*_samplers(self._reader), getattr(self.source, "dataset", None)):
             tell_epoch(target, epoch)
+        if self._keyed is not None:
+            self._keyed.set_epoch(epoch)
         self._take_plan()
 
     def _take_plan(self) -> None:

@@ -66,9 +66,12 @@ def convert(module: nn.Module, device: torch.device, *, emulate: bool = False) -
             f"Trainer(precision='fp8-mixed'): {type(module).__qualname__} has no linear layer whose sizes "
             f"are multiples of {_GRAIN}, so nothing would run in fp8. Use 'bf16-mixed', or other sizes."
         )
+    modes = {name: layer.training for name, layer in module.named_modules()}
     convert_to_float8_training(
         module, config=Float8LinearConfig(emulate=emulate), module_filter_fn=can_convert
     )
+    for name, layer in module.named_modules():
+        layer.training = modes.get(name, layer.training)
 
 
 def revert(module: nn.Module) -> None:

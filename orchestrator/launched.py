@@ -52,6 +52,7 @@ def run_launched(
         node_rank=launched.node_rank,
         num_nodes=launched.num_nodes,
         device=device,
+        keeps=True,
         emit=say,
     )
     loggers = trainer.loggers

@@ -191,6 +191,7 @@ class Loaders:
             shard=settings.use_distributed_sampler,
             pad=kind == "train" and settings.pad_uneven,
             whole_batches=kind == "predict",
+            keyed=bool(settings.deterministic),
             pickler=place.pickler,
         )
         wanted = getattr(settings, f"limit_{kind}_batches") != 0 and not self._may_be_empty()

@@ -219,6 +219,11 @@ def _strategy_of(settings: Settings, num_workers: int, device_type: str) -> str:
         )
     if num_workers == 1:
         return "single"
+    if settings.strategy == "fsdp" and settings.sync_batchnorm:
+        raise MisconfigurationError(
+            "Trainer(strategy='fsdp', sync_batchnorm=True): sharded layers are not synchronised. "
+            "Use strategy='ddp', or normalisation that does not look at the batch."
+        )
     return "fsdp" if settings.strategy == "fsdp" else "ddp"
 
 

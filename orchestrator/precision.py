@@ -157,7 +157,7 @@ class Precision:
 
 
 class _WithoutInit(torch.overrides.TorchFunctionMode):
-    """Leaves out torch.nn.init's filling of weights."""
+    """Leaves out the functions of torch.nn.init that say so to torch, which layers of torch.nn use."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -104,7 +104,8 @@ class Trainer(TrainerView):
         use_distributed_sampler: Deal the data to ranks.
         sync_batchnorm: Normalise batches over all ranks in training.
         deterministic: Use algorithms that give the same bits each time, and fail where there is none; with
-            ``"warn"`` only say so.
+            ``"warn"`` only say so. Random numbers that a data set draws for a sample then depend on seed,
+            epoch and sample alone.
         benchmark: Let cuDNN time its algorithms and take the quickest.
         detect_anomaly: Find the operation whose gradient is not a number, at a cost.
         compile: Compile the module's steps with ``torch.compile``: True, or its keyword arguments.

@@ -108,8 +108,9 @@ class DataParallel(GroupOfRanks):
             self._ddp = DistributedDataParallel(
                 _TrainingStep(module), device_ids=ids, **self.spec.ddp_arguments()
             )
-            if self.spec.ddp_comm_hook is not None:
-                self._ddp.register_comm_hook(self.spec.ddp_comm_state, self.spec.ddp_comm_hook)
+            hook = self.spec.ddp_comm_hook
+            if hook is not None:
+                self._ddp.register_comm_hook(self.spec.ddp_comm_state, _plainly_annotated(hook))
             self.training_step = self._ddp
 
     def _set_up_manual(self, module: nn.Module) -> None:
@@ -245,3 +246,13 @@ def _take_rank_0s(tensor: Tensor) -> None:
     dist.broadcast(sent.view(torch.uint8) if sent.dtype is torch.bool else sent, src=0)
     if sent is not tensor:
         tensor.copy_(sent)
+
+
+def _plainly_annotated(hook: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return a hook that torch takes: it refuses annotations that are text, as postponed ones are."""
+    annotations = getattr(hook, "__annotations__", {}).values()
+    return (
+        (lambda state, bucket: hook(state, bucket))
+        if any(isinstance(item, str) for item in annotations)
+        else hook
+    )

@@ -43,15 +43,22 @@ class FullySharded(GroupOfRanks):
         device: Where this rank's part lives.
         spec: What the user asked for.
         compute_dtype: What weights are gathered in, where that is another type than theirs.
+        keeps: `bring_back` leaves whole weights on every rank, not on rank 0 alone.
     """
 
     name = "fsdp"
     in_step = True
 
     def __init__(
-        self, device: torch.device, spec: FSDPStrategy, compute_dtype: torch.dtype | None = None
+        self,
+        device: torch.device,
+        spec: FSDPStrategy,
+        compute_dtype: torch.dtype | None = None,
+        *,
+        keeps: bool = False,
     ) -> None:
         super().__init__(device)
+        self.keeps = keeps
         self.spec = spec
         self.compute_dtype = compute_dtype
         self.training_step: Callable[..., Any]
@@ -208,7 +215,7 @@ class FullySharded(GroupOfRanks):
         return state
 
     def bring_back(self, module: nn.Module) -> None:
-        """Put whole weights on the CPU in the place of parts, and take all hooks off. Communicates."""
+        """Put whole weights in the place of parts, and take all hooks off. Communicates."""
         if self._steps is None:
             return
         self._let_go()
@@ -217,9 +224,11 @@ class FullySharded(GroupOfRanks):
             for name, item in list(owner._parameters.items()):
                 if isinstance(item, DTensor):
                     if id(item) not in made:
-                        plain = cast(Tensor, self.whole(item))
-                        if self.rank > 0:
+                        plain = item.detach().full_tensor()
+                        if self.rank > 0 and not self.keeps:
                             plain = torch.empty(item.shape, dtype=item.dtype, device="meta")
+                        elif not self.keeps:
+                            plain = plain.cpu()
                         made[id(item)] = nn.Parameter(plain, requires_grad=item.requires_grad)
                     owner._parameters[name] = made[id(item)]
         self._take_apart()

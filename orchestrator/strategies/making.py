@@ -22,6 +22,6 @@ def make_strategy(settings: Settings, place: Place, precision: Precision) -> Str
     if isinstance(spec, FSDPStrategy):
         from orchestrator.strategies.fsdp import FullySharded
 
-        return FullySharded(place.device, spec, precision.compute_dtype)
+        return FullySharded(place.device, spec, precision.compute_dtype, keeps=place.keeps)
     ddp = spec if isinstance(spec, DDPStrategy) else None
     return DataParallel(place.device, ddp, sync_batchnorm=settings.sync_batchnorm)

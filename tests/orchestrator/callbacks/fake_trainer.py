@@ -12,6 +12,7 @@ import torch
 
 from orchestrator.callbacks import Callback
 from orchestrator.loggers import Logger
+from orchestrator.plugins import Plugins
 
 
 class FakeTrainer:
@@ -24,6 +25,7 @@ class FakeTrainer:
         self.metrics: dict[str, float] = {}
         self.current_epoch = 0
         self.global_step = 0
+        self.plugins = Plugins()
         self.global_rank = 0
         self.world_size = 1
         self.strategy: Any = None
