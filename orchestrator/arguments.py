@@ -139,8 +139,8 @@ def callbacks_of(given: Any, settings: Settings, enable_checkpointing: bool | No
         found.append(ModelCheckpoint())
     if settings.max_time is not None and any(isinstance(item, Timer) for item in found):
         warnings.warn(
-            f"Trainer(max_time={str(settings.max_time)!r}) is ignored: the Timer among the callbacks says how "
-            "long training may take. Leave one of them out.",
+            f"Trainer(max_time={str(settings.max_time)!r}) is ignored: the Timer among the callbacks says "
+            "how long training may take. Leave one of them out.",
             stacklevel=4,
         )
     elif settings.max_time is not None:

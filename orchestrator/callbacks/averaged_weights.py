@@ -49,6 +49,8 @@ class AveragedWeights:
         self.count = 0
         self._average_one = avg_fn
         self._average_many = multi_avg_fn or get_swa_multi_avg_fn()
+        self.tensors: dict[str, Tensor] = {}
+        self.followed: dict[str, Tensor] = {}
         self.follow(module)
         self.tensors = {
             name: item.detach().clone().to(item.device if device is None else device)
@@ -56,21 +58,23 @@ class AveragedWeights:
         }
 
     def follow(self, module: nn.Module) -> None:
-        """Look up the module's tensors anew."""
-        self.followed: dict[str, Tensor] = dict(module.named_parameters())
+        """Look up the module's tensors anew; one that has another name now, as while it is pruned, stays."""
+        found: dict[str, Tensor] = dict(module.named_parameters())
         if self.use_buffers:
-            self.followed |= dict(module.named_buffers())
+            found |= dict(module.named_buffers())
+        kept = self.tensors or found
+        self.followed = {name: found[name] if name in found else self.followed[name] for name in kept}
         self._groups: list[tuple[list[Tensor], list[Tensor]]] | None = None
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the module's present weights into the average."""
+        """Take the module's present weights into the average; of whole numbers, such as counts, the newest."""
         for averages, weights in self._by_kind():
             news = [
                 new.detach().to(average.device, non_blocking=True)
                 for average, new in zip(averages, weights, strict=True)
             ]
-            if self.count == 0:
+            if self.count == 0 or not (averages[0].is_floating_point() or averages[0].is_complex()):
                 torch._foreach_copy_(averages, news)
             elif self._average_one is not None:
                 for average, new in zip(averages, news, strict=True):

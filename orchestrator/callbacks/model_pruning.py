@@ -131,7 +131,8 @@ class ModelPruning(Callback):
     ) -> None:
         """Save plain weights."""
         if self._permanent:
-            checkpoint["state_dict"] = _without_masks(checkpoint["state_dict"])
+            for key in checkpoint.keys() & {"state_dict", "current_model_state"}:
+                checkpoint[key] = _without_masks(checkpoint[key])
 
     # ---------------------------------------------------------------- pruning
 
