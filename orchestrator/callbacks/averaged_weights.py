@@ -68,7 +68,7 @@ class AveragedWeights:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the module's present weights into the average; of whole numbers, such as counts, the newest."""
+        """Take the module's present weights into the average; of whole numbers, say counts, the newest."""
         for averages, weights in self._by_kind():
             news = [
                 new.detach().to(average.device, non_blocking=True)
