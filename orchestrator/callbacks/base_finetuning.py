@@ -102,8 +102,8 @@ class BaseFinetuning(Callback):
         if len(new) < len(params):
             warnings.warn(
                 f"{len(params) - len(new)} of {len(params)} parameters that thaw are in the optimizer "
-                "already, and stay in their group. Build it in configure_optimizers from the parameters that need "
-                "gradients: [p for p in self.parameters() if p.requires_grad].",
+                "already, and stay in their group. Build it in configure_optimizers from the parameters that "
+                "need gradients: [p for p in self.parameters() if p.requires_grad].",
                 stacklevel=3,
             )
         return new
