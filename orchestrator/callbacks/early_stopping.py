@@ -49,8 +49,9 @@ class EarlyStopping(Callback):
         check_finite: Stop when the metric is NaN or infinite.
         stopping_threshold: Stop as soon as the metric is better than this.
         divergence_threshold: Stop as soon as the metric is worse than this.
-        check_on_train_epoch_end: True checks when a training epoch ends, False when validation ends. By default
-            when the epoch ends if the trainer validates once an epoch, and when validation ends otherwise.
+        check_on_train_epoch_end: True checks when a training epoch ends, False when validation ends. By
+            default when the epoch ends if the trainer validates once an epoch, and when validation ends
+            otherwise.
         log_rank_zero_only: Print on rank 0 only, instead of on each rank.
 
     Attributes:
