@@ -14,7 +14,7 @@ from itertools import groupby
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_swa_multi_avg_fn
+from torch.optim.swa_utils import get_swa_avg_fn, get_swa_multi_avg_fn
 
 AverageOne = Callable[[Tensor, Tensor, int], Tensor]
 AverageMany = Callable[[list[Tensor], list[Tensor], int], None]
@@ -28,8 +28,8 @@ class AveragedWeights:
         use_buffers: Average buffers too.
         device: Where the average lives; where the module does when None.
         avg_fn: Returns the new average from the old one, the new weights and how many were averaged.
-        multi_avg_fn: The same for many tensors of one device and dtype at once, in place. By default the
-            mean of all.
+        multi_avg_fn: The same for many tensors of one device and dtype at once, in place. Where both are
+            given, it serves devices other than the CPU. By default both are torch's mean of all.
 
     Attributes:
         count: Updates so far; with none, the average is the module's first weights.
@@ -47,8 +47,11 @@ class AveragedWeights:
         self.use_buffers = use_buffers
         self.device = device
         self.count = 0
-        self._average_one = avg_fn
-        self._average_many = multi_avg_fn or get_swa_multi_avg_fn()
+        given = avg_fn is not None or multi_avg_fn is not None
+        self._average_one: AverageOne | None = avg_fn if given else get_swa_avg_fn()
+        self._average_many: AverageMany | None = multi_avg_fn if given else get_swa_multi_avg_fn()
+        self.tensors: dict[str, Tensor] = {}
+        self.followed: dict[str, Tensor] = {}
         self.follow(module)
         self.tensors = {
             name: item.detach().clone().to(item.device if device is None else device)
@@ -56,27 +59,30 @@ class AveragedWeights:
         }
 
     def follow(self, module: nn.Module) -> None:
-        """Look up the module's tensors anew."""
-        self.followed: dict[str, Tensor] = dict(module.named_parameters())
+        """Look up the module's tensors anew; one that has another name now, as while it is pruned, stays."""
+        found: dict[str, Tensor] = dict(module.named_parameters())
         if self.use_buffers:
-            self.followed |= dict(module.named_buffers())
+            found |= dict(module.named_buffers())
+        kept = self.tensors or found
+        self.followed = {name: found[name] if name in found else self.followed[name] for name in kept}
         self._groups: list[tuple[list[Tensor], list[Tensor]]] | None = None
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the module's present weights into the average."""
+        """Take the module's present weights into the average; of whole numbers, say counts, the newest."""
         for averages, weights in self._by_kind():
+            on_cpu = averages[0].device.type == "cpu"
             news = [
-                new.detach().to(average.device, non_blocking=True)
+                new.detach().to(average.device, non_blocking=not on_cpu)
                 for average, new in zip(averages, weights, strict=True)
             ]
-            if self.count == 0:
+            if self.count == 0 or not (averages[0].is_floating_point() or averages[0].is_complex()):
                 torch._foreach_copy_(averages, news)
+            elif self._average_many is not None and not (self._average_one and on_cpu):
+                self._average_many(averages, news, self.count)
             elif self._average_one is not None:
                 for average, new in zip(averages, news, strict=True):
                     average.copy_(self._average_one(average, new, self.count))
-            else:
-                self._average_many(averages, news, self.count)
         self.count += 1
 
     @torch.no_grad()

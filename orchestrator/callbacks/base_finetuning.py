@@ -102,10 +102,8 @@ class BaseFinetuning(Callback):
         if len(new) < len(params):
             warnings.warn(
                 f"{len(params) - len(new)} of {len(params)} parameters that thaw are in the optimizer "
-                "already, and "
-                "stay in their group. Build it in configure_optimizers from the parameters that need "
-                "gradients: "
-                "[p for p in self.parameters() if p.requires_grad].",
+                "already, and stay in their group. Build it in configure_optimizers from the parameters that "
+                "need gradients: [p for p in self.parameters() if p.requires_grad].",
                 stacklevel=3,
             )
         return new
@@ -127,9 +125,12 @@ class BaseFinetuning(Callback):
             initial_denom_lr: See `lr`.
             train_bn: Batch normalization joins too.
         """
+        had = [item for group in optimizer.param_groups for item in group["params"]]
+        awake = {id(item) for item in had if item.requires_grad}
         BaseFinetuning.make_trainable(modules)
         params = BaseFinetuning.filter_params(modules, train_bn=train_bn, requires_grad=True)
-        new = BaseFinetuning.filter_on_optimizer(optimizer, params)
+        thawed = [item for item in params if id(item) not in awake]
+        new = BaseFinetuning.filter_on_optimizer(optimizer, thawed)
         if new:
             rate = optimizer.param_groups[0]["lr"] / initial_denom_lr if lr is None else lr
             optimizer.add_param_group({"params": new, "lr": rate})

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_avg_fn, get_ema_multi_avg_fn
 
 from orchestrator.callbacks.weight_averaging import WeightAveraging
 from orchestrator.errors import MisconfigurationError
@@ -60,7 +60,8 @@ class EMAWeightAveraging(WeightAveraging):
                     f"EMAWeightAveraging({name}={value!r}) is not a count. Write a whole number of 0 or more."
                 )
         if not {"avg_fn", "multi_avg_fn"} & kwargs.keys():
-            kwargs["multi_avg_fn"] = functools.partial(_decay_into, decay)
+            kwargs["avg_fn"] = functools.partial(_decay, decay)
+            kwargs["multi_avg_fn"] = functools.partial(_decay_many, decay)
         super().__init__(device=device, use_buffers=use_buffers, **kwargs)
         self.decay = decay
         self.update_every_n_steps = update_every_n_steps
@@ -76,6 +77,12 @@ class EMAWeightAveraging(WeightAveraging):
         return epoch_idx is not None and start is not None and epoch_idx >= start
 
 
-def _decay_into(decay: float, averages: list[Tensor], weights: list[Tensor], count: int) -> None:
+def _decay(decay: float, average: Tensor, weights: Tensor, count: int) -> Tensor:
+    """Do as torch's function, which does not pickle."""
+    found: Tensor = get_ema_avg_fn(decay)(average, weights, count)
+    return found
+
+
+def _decay_many(decay: float, averages: list[Tensor], weights: list[Tensor], count: int) -> None:
     """Do as torch's function, which does not pickle."""
     get_ema_multi_avg_fn(decay)(averages, weights, count)

@@ -131,7 +131,8 @@ class ModelPruning(Callback):
     ) -> None:
         """Save plain weights."""
         if self._permanent:
-            checkpoint["state_dict"] = _without_masks(checkpoint["state_dict"])
+            for key in checkpoint.keys() & {"state_dict", "current_model_state"}:
+                checkpoint[key] = _without_masks(checkpoint[key])
 
     # ---------------------------------------------------------------- pruning
 
@@ -169,6 +170,9 @@ class ModelPruning(Callback):
             self._agree(trainer)
             if _of_epoch(self._lottery, epoch):
                 self.apply_lottery_ticket_hypothesis()
+        for module, name in self._parameters:  # what forward would do, for those who look before
+            mask, original = getattr(module, f"{name}_mask"), getattr(module, f"{name}_orig")
+            setattr(module, name, mask.to(original.dtype) * original)
         if self._verbose and trainer.is_global_zero:
             self._tell(amount, before)
 
