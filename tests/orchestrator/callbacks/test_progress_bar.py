@@ -15,6 +15,8 @@ from orchestrator.job import Job
 from orchestrator.loggers import CSVLogger
 from orchestrator.place import Place
 from orchestrator.progress import Progress, ProgressRecord
+from tests.orchestrator.groups import Net, group_trainer
+from tests.orchestrator.groups import loader as group_loader
 from tests.orchestrator.tiny import Tiny, loader, loss_of, quiet_trainer
 
 ON: dict[str, Any] = {"enable_progress_bar": None}
@@ -181,3 +183,23 @@ def test_trainer_print_goes_through_the_bar(capsys: pytest.CaptureFixture[str]) 
     quiet_trainer().print("without")
     assert asked == [("a", "b")]
     assert capsys.readouterr().out == "without\n"
+
+
+class Phase(RichProgressBar):
+    """Shows a word and a number of the module's."""
+
+    def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
+        return {**super().get_metrics(trainer, pl_module), "phase": "warm", "width": pl_module.hparams.width}
+
+
+@pytest.mark.ray
+def test_on_a_group_rank_0_says_what_is_shown(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """A subclass's metrics are asked for where training runs, and drawn by the driver; it stays usable."""
+    bar = Phase()
+    trainer = group_trainer(tmp_path, callbacks=[bar], enable_progress_bar=None, max_epochs=1)
+    for _ in range(2):
+        trainer.validate(Net(), group_loader(32), verbose=False)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Validating")]
+    assert len(lines) == 2
+    assert all("phase warm, width 16" in line for line in lines)
+    assert bar.is_enabled

@@ -230,6 +230,20 @@ def test_schedulers_and_callbacks_take_no_part() -> None:
     assert Tuner(quiet_trainer(Never())).lr_find(Scheduled(), num_training=30) is not None
 
 
+def test_what_the_module_sends_to_its_logger_is_dropped(tmp_path: Any) -> None:
+    """A module that writes to its logger's experiment runs in the test, and nothing is written."""
+
+    class Writes(Rated):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.logger.experiment.add_scalar("x", 1.0, batch_idx)
+            self.log("y", 1.0)
+            return super().training_step(batch, batch_idx)
+
+    trainer = quiet_trainer(logger=True, default_root_dir=tmp_path, log_every_n_steps=1)
+    assert Tuner(trainer).lr_find(Writes(), num_training=20) is not None
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_subclass_may_run_it_later() -> None:
     """Called in a later epoch, the test sets the running optimizer's rate, and leaves its momentum."""
     seen: list[tuple[float, bool]] = []
