@@ -346,7 +346,7 @@ class Trainer(TrainerView):
         plan = self.plan
         trial = self.trial
         bar = self.progress_bar_callback
-        progress = Progress(bar=bar) if bar is not None and bar.is_enabled and trial is None else None
+        progress = Progress(bar=bar) if bar is not None and bar.wants_display and trial is None else None
         show = progress.update if progress is not None else None
         announcements.announce(plan)
         self.board = Board()

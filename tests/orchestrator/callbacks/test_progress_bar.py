@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from typing import Any
 
 import pytest
@@ -157,7 +158,7 @@ def test_a_bar_that_is_off_draws_nothing(capsys: pytest.CaptureFixture[str]) -> 
     assert "Epoch 0/0: 2/2 batches" in capsys.readouterr().err
 
 
-def test_a_bar_of_ones_own_draws_in_hooks() -> None:
+def test_a_bar_of_ones_own_draws_in_hooks(capsys: pytest.CaptureFixture[str]) -> None:
     """A subclass of ProgressBar gets hooks as any callback, knows the totals, and no display is made."""
     seen: list[Any] = []
 
@@ -167,6 +168,7 @@ def test_a_bar_of_ones_own_draws_in_hooks() -> None:
 
     quiet_trainer(Own(), **ON).fit(Tiny(), loader(8))
     assert seen == [(2, True, True)] * 2
+    assert "Epoch" not in capsys.readouterr().err
     with pytest.raises(RuntimeError, match="read before the trainer has run"):
         _ = Own().trainer
 
@@ -183,6 +185,19 @@ def test_trainer_print_goes_through_the_bar(capsys: pytest.CaptureFixture[str]) 
     quiet_trainer().print("without")
     assert asked == [("a", "b")]
     assert capsys.readouterr().out == "without\n"
+
+
+def test_without_tqdm_richs_bars_are_drawn(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where tqdm is missing, TQDMProgressBar draws the Trainer's own bars and names the extra."""
+    from orchestrator.progress_bars import LiveBars
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with caplog.at_level(logging.INFO, "orchestrator"):
+        display = TQDMProgressBar().display(io.StringIO(), lambda: 0.0)
+    assert type(display) is LiveBars
+    assert "pip install 'ray-training-orchestrator[tqdm]'" in caplog.text
 
 
 class Phase(RichProgressBar):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import pytest
@@ -133,6 +134,14 @@ def test_plot_draws_the_curve() -> None:
     assert list(axes.lines[0].get_ydata()) == found.results["loss"]
     assert axes.lines[1].get_xdata()[0] == found.suggestion()
     plt.close("all")
+
+
+def test_plot_without_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only plot needs matplotlib, and says how to get it."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)
+    with pytest.raises(ModuleNotFoundError, match=r"ray-training-orchestrator\[plot\]"):
+        finder([1.0] * 20).plot()
 
 
 # ---------------------------------------------------------------- in this process
