@@ -410,7 +410,7 @@ class Trainer(TrainerView):
         trial = self.trial
         first = plan.launched is None or plan.launched.rank == 0
         bar = self.progress_bar_callback if trial is None and first else None
-        progress = Progress(bar=bar) if bar is not None and bar.is_enabled else None
+        progress = Progress(bar=bar) if bar is not None and bar.wants_display else None
         show = progress.update if progress is not None else None
         if first:
             announcements.announce(plan)

@@ -94,6 +94,11 @@ class ProgressBar(Callback):
         """Whether it draws nothing."""
         return not self.is_enabled
 
+    @property
+    def wants_display(self) -> bool:
+        """Whether the driver is to draw: it is enabled, and does not draw in hooks of its own."""
+        return self.is_enabled and type(self).display is not ProgressBar.display
+
     def enable(self) -> None:
         """Draw, from the next call of the trainer on."""
         self._enabled = True

@@ -78,7 +78,7 @@ class RichProgressBar(ProgressBar):
         self.console_kwargs = dict(console_kwargs or {})
 
     def display(self, stream: TextIO, now_s: Callable[[], float]) -> Display | None:
-        """Return the live bars; None where a subclass draws in `get_metrics` or hooks only."""
+        """Return the live bars."""
         from orchestrator.progress_bars import LiveBars
 
         return LiveBars(

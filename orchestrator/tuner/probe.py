@@ -1,9 +1,9 @@
 """Tries something on a copy of the module, within a call that is running, and leaves no trace of it.
 
 A probe is an engine of its own in the same process and group: with a copy of the module, fresh optimizers and
-counters, no callbacks of the user's, no loggers and no checkpoints. Set-up hooks are not called again.
-Afterwards the random states, the data's generators and the data module's trainer are as before. A module that
-cannot be copied is a `MisconfigurationError`.
+counters, no callbacks of the user's, loggers that record nothing, and no checkpoints. Set-up hooks are not
+called again. Afterwards the random states, the data's generators and the data module's trainer are as before.
+A module that cannot be copied is a `MisconfigurationError`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from orchestrator.board import Board
 from orchestrator.callbacks.callback import Callback
 from orchestrator.engine import Engine
 from orchestrator.errors import MisconfigurationError
+from orchestrator.loggers.dummy import DummyLogger
 from orchestrator.place import Place
 from orchestrator.profilers.profiler import PassThroughProfiler
 from orchestrator.saving import LastFit
@@ -40,7 +41,8 @@ def bare_trainer(trainer: Trainer, callbacks: list[Callback], settings: Settings
     bare = copy.copy(trainer)
     bare.__dict__.pop("save_checkpoint", None)  # a profiler's
     bare.settings, bare.plan = settings, trainer.plan
-    bare.callbacks, bare.loggers = callbacks, []
+    bare.callbacks = callbacks
+    bare.loggers = [DummyLogger() for _ in trainer.loggers]
     bare.state, bare.board = TrainState(), Board()
     bare.profiler = PassThroughProfiler()
     bare.should_stop = False

@@ -51,7 +51,8 @@ class LRFinder:
     results: dict[str, list[float]] = field(default_factory=dict)
 
     def suggestion(self, skip_begin: int = 10, skip_end: int = 1) -> float | None:
-        """Return the rate at which the loss falls fastest; None, with a warning, where that cannot be said.
+        """Return the rate at which the loss falls fastest, on the scale on which the rate has grown; None,
+        with a warning, where that cannot be said.
 
         Args:
             skip_begin: Leave out so many of the first rates.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from orchestrator.job import Job
 from orchestrator.loggers import CSVLogger
 from orchestrator.place import Place
 from orchestrator.progress import Progress, ProgressRecord
+from tests.orchestrator.groups import Net, group_trainer
+from tests.orchestrator.groups import loader as group_loader
 from tests.orchestrator.tiny import Tiny, loader, loss_of, quiet_trainer
 
 ON: dict[str, Any] = {"enable_progress_bar": None}
@@ -155,7 +158,7 @@ def test_a_bar_that_is_off_draws_nothing(capsys: pytest.CaptureFixture[str]) -> 
     assert "Epoch 0/0: 2/2 batches" in capsys.readouterr().err
 
 
-def test_a_bar_of_ones_own_draws_in_hooks() -> None:
+def test_a_bar_of_ones_own_draws_in_hooks(capsys: pytest.CaptureFixture[str]) -> None:
     """A subclass of ProgressBar gets hooks as any callback, knows the totals, and no display is made."""
     seen: list[Any] = []
 
@@ -165,6 +168,7 @@ def test_a_bar_of_ones_own_draws_in_hooks() -> None:
 
     quiet_trainer(Own(), **ON).fit(Tiny(), loader(8))
     assert seen == [(2, True, True)] * 2
+    assert "Epoch" not in capsys.readouterr().err
     with pytest.raises(RuntimeError, match="read before the trainer has run"):
         _ = Own().trainer
 
@@ -181,3 +185,36 @@ def test_trainer_print_goes_through_the_bar(capsys: pytest.CaptureFixture[str]) 
     quiet_trainer().print("without")
     assert asked == [("a", "b")]
     assert capsys.readouterr().out == "without\n"
+
+
+def test_without_tqdm_richs_bars_are_drawn(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where tqdm is missing, TQDMProgressBar draws the Trainer's own bars and names the extra."""
+    from orchestrator.progress_bars import LiveBars
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with caplog.at_level(logging.INFO, "orchestrator"):
+        display = TQDMProgressBar().display(io.StringIO(), lambda: 0.0)
+    assert type(display) is LiveBars
+    assert "pip install 'ray-training-orchestrator[tqdm]'" in caplog.text
+
+
+class Phase(RichProgressBar):
+    """Shows a word and a number of the module's."""
+
+    def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
+        return {**super().get_metrics(trainer, pl_module), "phase": "warm", "width": pl_module.hparams.width}
+
+
+@pytest.mark.ray
+def test_on_a_group_rank_0_says_what_is_shown(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """A subclass's metrics are asked for where training runs, and drawn by the driver; it stays usable."""
+    bar = Phase()
+    trainer = group_trainer(tmp_path, callbacks=[bar], enable_progress_bar=None, max_epochs=1)
+    for _ in range(2):
+        trainer.validate(Net(), group_loader(32), verbose=False)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Validating")]
+    assert len(lines) == 2
+    assert all("phase warm, width 16" in line for line in lines)
+    assert bar.is_enabled
