@@ -48,6 +48,10 @@ class SingleStrategy:
         """Return ``[value]``."""
         return [value]
 
+    def all_gather(self, tensor: torch.Tensor, group: Any = None, sync_grads: bool = False) -> torch.Tensor:
+        """Return `tensor`."""
+        return tensor
+
     def broadcast(self, value: T) -> T:
         """Return `value`."""
         return value
