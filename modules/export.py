@@ -115,11 +115,10 @@ def to_torchscript(
         DeprecationWarning,
         stacklevel=3,
     )
-    with _as_used(module), warnings.catch_warnings():
+    with _as_used(module), _scriptable(module), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch says the same for each function
         if method == "script":
-            with _scriptable(module):
-                script = torch.jit.script(module, **kwargs)
+            script = torch.jit.script(module, **kwargs)
         else:
             args, named = _inputs(module, "to_torchscript", "example_inputs", example_inputs)
             inputs: dict[str, Any] = {"example_kwarg_inputs": named} if named else {"example_inputs": args}
