@@ -47,6 +47,7 @@ def to_onnx(
     """
     args, named = _inputs(module, "to_onnx", "input_sample", input_sample)
     dynamo = bool(kwargs.setdefault("dynamo", True))
+    kwargs.setdefault("verbose", False)
     _need_onnx("onnx", "onnxscript") if dynamo else _need_onnx("onnx")
     if named:
         kwargs["kwargs"] = named

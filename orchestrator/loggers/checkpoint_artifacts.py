@@ -82,7 +82,7 @@ class CheckpointArtifacts:
         return [] if waiting is None else self._changed(waiting)
 
     def _changed(self, callback: ModelCheckpoint) -> list[CheckpointFile]:
-        """Return the checkpoints that are new or have changed, the oldest first, and count them as uploaded."""
+        """Return the checkpoints that are new or have changed, oldest first, and count them as uploaded."""
         scores = {
             callback.last_model_path: callback.current_score,
             callback.best_model_path: callback.best_model_score,

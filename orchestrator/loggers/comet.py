@@ -1,9 +1,9 @@
 """Record a run in Comet: metrics, hyperparameters and whatever a Comet experiment can.
 
-The experiment's key is fixed in the driver before anything starts, so workers and later calls go on with the
-same experiment. Only one process at a time has it open: going to a worker or coming back ends it there, and it
-opens again at the next use. Offline each such part is an archive of its own, which ``comet upload`` sends
-later. Fails with `ImportError` where the package is missing and with `MisconfigurationError` for arguments
+The experiment's key is fixed in the driver before anything starts, so workers and later calls go on with
+the same experiment. Only one process at a time has it open: going to a worker or coming back ends it there,
+and it opens again at the next use. Offline each such part is an archive of its own, which ``comet upload``
+sends later. Fails with `ImportError` where the package is missing and with `MisconfigurationError` for arguments
 that cannot work.
 """
 
@@ -41,12 +41,12 @@ class CometLogger(Logger):
         workspace: The workspace.
         project: The project.
         experiment_key: An experiment to go on with, or the key of a new one.
-        mode: "create" makes a new experiment, "get" goes on with `experiment_key`, "get_or_create" (the default)
-            does what can be done.
+        mode: "create" makes a new experiment, "get" goes on with `experiment_key`, "get_or_create" (the
+            default) does what can be done.
         online: False writes archives that ``comet upload`` sends later.
         prefix: Put before every metric's name, with an underscore, as Comet does.
-        **kwargs: Of `comet_ml.ExperimentConfig`: `name`, `tags`, `offline_directory`, `log_code`, ... The older
-            names `save_dir`, `project_name`, `experiment_name` and `offline` are understood too.
+        **kwargs: Of `comet_ml.ExperimentConfig`: `name`, `tags`, `offline_directory`, `log_code`, ... The
+            older names `save_dir`, `project_name`, `experiment_name` and `offline` are understood too.
 
     Raises:
         ImportError: The package is missing.

@@ -1,9 +1,9 @@
 """Record a run in MLflow: metrics, hyperparameters, and checkpoints as artifacts.
 
-The experiment and the run are made once, in the driver, before anything starts; workers and later calls go on
-with the same run. At the end of a call the run is marked finished or failed, and running again in the next.
-Without `tracking_uri` everything stays in the folder `save_dir`. Fails with `ImportError` where the package is
-missing, with `MisconfigurationError` for arguments that cannot work, and with MLflow's own errors where its
+The experiment and the run are made once, in the driver, before anything starts; workers and later calls go
+on with the same run. At the end of a call the run is marked finished or failed, and running again in the
+next. Without `tracking_uri` everything stays in the folder `save_dir`. Fails with `ImportError` where the
+package is missing, with `MisconfigurationError` for arguments that cannot work, and with MLflow's own errors where its
 server refuses.
 """
 
@@ -42,8 +42,8 @@ class MLFlowLogger(Logger):
     Args:
         experiment_name: The experiment; made if there is none of this name.
         run_name: A name for the run; MLflow makes one up when None.
-        tracking_uri: Where MLflow keeps its runs: a server, or ``file:`` and a folder. None takes the variable
-            MLFLOW_TRACKING_URI, else `save_dir`.
+        tracking_uri: Where MLflow keeps its runs: a server, or ``file:`` and a folder. None takes the
+            variable MLFLOW_TRACKING_URI, else `save_dir`.
         tags: Of the run.
         save_dir: A folder for the runs, where there is no `tracking_uri`.
         log_model: Upload checkpoints: True at the end those that are kept, "all" each as it is saved.
@@ -136,8 +136,9 @@ class MLFlowLogger(Logger):
     def claim(self) -> None:
         """Make the experiment and the run, or go on with the run there is."""
         if self._client is None:
-            client = self._load("mlflow.tracking").MlflowClient(self._tracking_uri)
+            tracking = self._load("mlflow.tracking")
             with packages.surroundings(_LOCAL):
+                client = tracking.MlflowClient(self._tracking_uri)
                 self._settle(client)
             self._client = client
         if self._ended:

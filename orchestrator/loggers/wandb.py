@@ -1,9 +1,9 @@
 """Record a run in Weights & Biases: metrics, hyperparameters, media, gradients, and checkpoints as artifacts.
 
-The run's id is fixed in the driver before anything starts, so workers and later calls go on with the same run.
-Only one process at a time has it open: going to a worker or coming back closes it, and it opens again at the
-next use. Offline everything stays in `save_dir`. Fails with `ImportError` where the package is missing and
-with `MisconfigurationError` for arguments that cannot work.
+The run's id is fixed in the driver before anything starts, so workers and later calls go on with the same
+run. Only one process at a time has it open: going to a worker or coming back closes it, and it opens again at
+the next use. Offline everything stays in `save_dir`. Fails with `ImportError` where the package is missing
+and with `MisconfigurationError` for arguments that cannot work.
 """
 
 from __future__ import annotations
