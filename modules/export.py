@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import inspect
 import os
 import types
 import warnings
@@ -148,7 +149,7 @@ def _scriptable(module: LightningModule) -> Iterator[None]:
     attributes that are about training, whose types it has no words for.
     """
     own = [base for base in type(module).__mro__ if base.__module__.partition(".")[0] == "modules"]
-    about_training = {name for base in own for name in base.__dict__.get("__annotations__", {})}
+    about_training = {name for base in own for name in inspect.get_annotations(base)}
     module.__dict__["__jit_ignored_attributes__"] = sorted(about_training | {"_trainer", "_log_sink"})
     attached = module._trainer
     if attached is None:

@@ -3,8 +3,8 @@
 The experiment's key is fixed in the driver before anything starts, so workers and later calls go on with
 the same experiment. Only one process at a time has it open: going to a worker or coming back ends it there,
 and it opens again at the next use. Offline each such part is an archive of its own, which ``comet upload``
-sends later. Fails with `ImportError` where the package is missing and with `MisconfigurationError` for arguments
-that cannot work.
+sends later. Fails with `ImportError` where the package is missing and with `MisconfigurationError` for
+arguments that cannot work.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 The experiment and the run are made once, in the driver, before anything starts; workers and later calls go
 on with the same run. At the end of a call the run is marked finished or failed, and running again in the
 next. Without `tracking_uri` everything stays in the folder `save_dir`. Fails with `ImportError` where the
-package is missing, with `MisconfigurationError` for arguments that cannot work, and with MLflow's own errors where its
-server refuses.
+package is missing, with `MisconfigurationError` for arguments that cannot work, and with MLflow's own errors
+where its server refuses.
 """
 
 from __future__ import annotations
@@ -101,20 +101,27 @@ class MLFlowLogger(Logger):
     @property
     def experiment(self) -> Any:
         """MLflow's client, an `mlflow.tracking.MlflowClient`. The run's id is `run_id`."""
-        self.claim()
+        if self._client is None:
+            tracking = self._load("mlflow.tracking")
+            with packages.surroundings(_LOCAL):
+                client = tracking.MlflowClient(self._tracking_uri)
+                self._settle(client)
+            self._client = client
         return self._client
 
     @property
     def run_id(self) -> str:
         """The run's id. Makes the run if there is none yet."""
-        self.claim()
+        if self._run_id is None:
+            _ = self.experiment
         assert self._run_id is not None
         return self._run_id
 
     @property
     def experiment_id(self) -> str:
-        """The experiment's id. Makes the experiment if there is none yet."""
-        self.claim()
+        """The experiment's id. Makes the experiment, and the run, if there is none yet."""
+        if self._experiment_id is None:
+            _ = self.experiment
         assert self._experiment_id is not None
         return self._experiment_id
 
@@ -134,15 +141,10 @@ class MLFlowLogger(Logger):
         return self._tracking_uri.removeprefix("file:") if self._tracking_uri.startswith("file:") else None
 
     def claim(self) -> None:
-        """Make the experiment and the run, or go on with the run there is."""
-        if self._client is None:
-            tracking = self._load("mlflow.tracking")
-            with packages.surroundings(_LOCAL):
-                client = tracking.MlflowClient(self._tracking_uri)
-                self._settle(client)
-            self._client = client
+        """Make the experiment and the run, or mark the run there is as running again."""
+        client = self.experiment
         if self._ended:
-            self._client.update_run(self._run_id, status="RUNNING")
+            client.update_run(self._run_id, status="RUNNING")
             self._ended = False
 
     def _settle(self, client: Any) -> None:
