@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -115,6 +116,7 @@ class WandbLogger(Logger):
             else:
                 folder = os.path.abspath(os.path.expanduser(self._save_dir))
                 os.makedirs(folder, exist_ok=True)
+                _wait_for_another_name(folder, str(self._id))
                 with packages.surroundings(self._variables()):
                     self._run = wandb.init(project=self._project, dir=folder, id=self._id, **self._arguments)
             self._run.define_metric(_STEP)
@@ -247,8 +249,9 @@ class WandbLogger(Logger):
         step: int | None = None,
     ) -> None:
         """Record a table, of `columns` and rows `data`, or of a pandas `dataframe`."""
-        table = self._load().Table(columns=columns, data=data, dataframe=dataframe)
-        self._log_media({key: table}, step)
+        with packages.surroundings(self._variables()):
+            table = self._load().Table(columns=columns, data=data, dataframe=dataframe)
+            self._log_media({key: table}, step)
 
     def log_text(
         self,
@@ -288,11 +291,12 @@ class WandbLogger(Logger):
                     f"{argument}. Give one for each."
                 )
         make = getattr(self._load(), kind)
-        found = [
-            make(item, **{name: values[index] for name, values in options.items()})
-            for index, item in enumerate(items)
-        ]
-        self._log_media({key: found}, step)
+        with packages.surroundings(self._variables()):
+            found = [
+                make(item, **{name: values[index] for name, values in options.items()})
+                for index, item in enumerate(items)
+            ]
+            self._log_media({key: found}, step)
 
     def _log_media(self, values: dict[str, Any], step: int | None) -> None:
         named = with_prefix(values, self._prefix)
@@ -340,3 +344,13 @@ class WandbLogger(Logger):
 
     def _load(self) -> Any:
         return packages.load("wandb", logger="WandbLogger", extra="wandb", variables=self._variables())
+
+
+def _wait_for_another_name(folder: str, run_id: str) -> None:
+    """Wait until an offline run would not get the folder of one of the same id that was opened in this
+    second: W&B names them by the second, and would write over it."""
+    while True:
+        name = f"offline-run-{time.strftime('%Y%m%d_%H%M%S')}-{run_id}"
+        if not os.path.exists(os.path.join(folder, "wandb", name)):
+            return
+        time.sleep(0.05)

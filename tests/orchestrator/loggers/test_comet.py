@@ -58,7 +58,7 @@ def messages(tmp_path: Path) -> list[dict[str, Any]]:
 def metrics(tmp_path: Path, name: str) -> list[tuple[float, int]]:
     """The values of a metric, and their steps."""
     return [
-        (float(item["payload"]["metric"]["metricValue"]), item["payload"]["step"])
+        (float(item["payload"]["metric"]["metricValue"]), item["payload"]["metric"]["step"])
         for item in messages(tmp_path)
         if (item["payload"].get("metric") or {}).get("metricName") == name
     ]

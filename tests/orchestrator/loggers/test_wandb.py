@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,20 +40,28 @@ def offline(tmp_path: Path, **arguments: Any) -> WandbLogger:
     return WandbLogger(save_dir=tmp_path / "runs", offline=True, **arguments)
 
 
+def parts(data: bytes) -> Iterator[bytes]:
+    """The records of a run's file: LevelDB's log format, in blocks of 32 KiB, behind 7 bytes of W&B's own."""
+    place, whole = 7, b""
+    while place < len(data):
+        left = 32768 - place % 32768
+        if left < 7:
+            place += left
+            continue
+        length, kind = struct.unpack_from("<HB", data, place + 4)
+        whole += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # a full record, or the last part of one
+            yield whole
+            whole = b""
+
+
 def records(logger: WandbLogger) -> list[Any]:
     """All that the run's files hold, in the order in which the run was opened."""
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
+    from wandb.proto.wandb_internal_pb2 import Record
 
-    found = []
-    for path in sorted(Path(logger.save_dir).glob(f"wandb/offline-run-*-{logger.version}/*.wandb")):
-        store = DataStore()
-        store.open_for_scan(str(path))
-        while (data := store.scan_data()) is not None:
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
-            found.append(record)
-    return found
+    paths = sorted(Path(logger.save_dir).glob(f"wandb/offline-run-*-{logger.version}/*.wandb"))
+    return [Record.FromString(part) for path in paths for part in parts(path.read_bytes())]
 
 
 def history(logger: WandbLogger) -> list[dict[str, Any]]:
@@ -107,12 +116,14 @@ def test_a_failed_fit_closes_the_run(tmp_path: Path) -> None:
     assert [record.exit.exit_code for record in records(logger) if record.HasField("exit")] == [1]
 
 
-def test_the_run_stays_open_after_a_fit(tmp_path: Path) -> None:
+def test_the_run_stays_open_after_a_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One can go on recording after fit; a run that the user opened is used, and not closed."""
     import wandb
 
     folder = tmp_path / "runs"
     folder.mkdir()
+    for kind in ("CACHE", "DATA", "CONFIG"):
+        monkeypatch.setenv(f"WANDB_{kind}_DIR", str(folder / kind))
     run = wandb.init(mode="offline", dir=str(folder), project="own", settings=wandb.Settings(silent=True))
     try:
         logger = WandbLogger(save_dir=folder)
