@@ -27,6 +27,8 @@ FORMAT_VERSION = 1
 _PLAIN = (bool, int, float, complex, str, bytes)
 _FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")
 """Where torch's refusal names the class or function at fault."""
+_REFUSED = re.compile(r"^(Can only|Trying to call) .*$", re.MULTILINE)
+"""Where it says what was to be done with an object."""
 
 
 class CheckpointError(ValueError):
@@ -121,6 +123,12 @@ def read(source: str | os.PathLike[str] | IO[bytes], map_location: Any = "cpu") 
             raise CheckpointError(
                 f"{name} is refused: it holds {found[1]}, and making that could run code. Take a checkpoint "
                 "of weights and plain values only."
+            ) from error
+        refused = _REFUSED.search(str(error))
+        if refused is not None:  # the advice around it is to trust the file
+            raise CheckpointError(
+                f"{name} is refused: it holds objects that only running code could make ({refused[0]}). Take a "
+                "checkpoint of weights and plain values only."
             ) from error
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise CheckpointError(

@@ -57,7 +57,8 @@ def for_names(names: Iterable[str]) -> list[Any]:
     Returns:
         Pairs of a class and a name, as `torch.serialization.safe_globals` takes them.
     """
-    return [(_for_name(name), name) for name in names]
+    found = [(_for_name(name), name) for name in names]
+    return [*found, *_kinds_of_numbers()] if any(name == "numpy.dtype" for _, name in found) else found
 
 
 def _for_name(name: str) -> Any:
@@ -75,8 +76,15 @@ def _of_numpy(name: str) -> Any:
         return numpy.float64(0).__reduce__()[0]  # the function, whatever NumPy calls it
     if name == "numpy.dtype":
         return numpy.dtype
-    module, _, kind = name.rpartition(".")
-    return getattr(numpy.dtypes, kind, None) if module == "numpy.dtypes" and kind.endswith("DType") else None
+    return None
+
+
+def _kinds_of_numbers() -> list[Any]:
+    """Return the classes that `numpy.dtype` makes instances of."""
+    import numpy
+
+    names = [name for name in numpy.dtypes.__all__ if name != "ObjectDType"]
+    return [(getattr(numpy.dtypes, name), f"numpy.dtypes.{name}") for name in names]
 
 
 def without(content: Any, left_out: list[str], path: str = "") -> Any:
