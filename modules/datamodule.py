@@ -181,7 +181,7 @@ class _ServedDatasets:
 def _of_datasets(
     cls: type[Any], datasets: dict[str, _Datasets], options: dict[str, Any], arguments: dict[str, Any]
 ) -> Any:
-    parameters = inspect.signature(cls.__init__).parameters
+    parameters = inspect.signature(cls).parameters
     takes_all = any(item.kind is item.VAR_KEYWORD for item in parameters.values())
     shared = {name: value for name, value in options.items() if takes_all or name in parameters}
     datamodule = cls(**{**shared, **arguments})

@@ -163,7 +163,7 @@ def _arguments(
         kwargs: Arguments that win.
         source: What to call the checkpoint in the message.
     """
-    parameters = dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
+    parameters = dict(inspect.signature(cls).parameters)
     named = {
         name: item
         for name, item in parameters.items()

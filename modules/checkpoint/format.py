@@ -127,8 +127,8 @@ def read(source: str | os.PathLike[str] | IO[bytes], map_location: Any = "cpu") 
         refused = _REFUSED.search(str(error))
         if refused is not None:  # the advice around it is to trust the file
             raise CheckpointError(
-                f"{name} is refused: it holds objects that only running code could make ({refused[0]}). Take a "
-                "checkpoint of weights and plain values only."
+                f"{name} is refused: it holds objects that only running code could make ({refused[0]}). "
+                "Take a checkpoint of weights and plain values only."
             ) from error
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise CheckpointError(
