@@ -8,6 +8,7 @@ raised here as it was there, with a note that names the rank.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable
@@ -91,6 +92,9 @@ def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None)
         if standing:
             apply_standing(trainer, job, standing[-1])
         trainer.state.status = "interrupted"
+        for logger in trainer.loggers:  # rank 0's copy may have ended with its process
+            with contextlib.suppress(Exception):
+                logger.finalize("failed")
         raise
     luggage = outcomes[0]
     assert isinstance(luggage, Luggage)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from modules import rng
 from modules.checkpoint import format as checkpoint_format
+from modules.checkpoint import hyperparameters
 from modules.combined_reading import Reader
 from modules.cursor import Cursor
 from modules.datamodule import LightningDataModule
@@ -126,14 +127,8 @@ def _weights(
         "loops": lightning_loops.loops(state, is_last_batch=is_last_batch),
     }
     for owner, prefix in ((module, ""), (datamodule, "datamodule_")):
-        if owner is not None and owner.hparams:
-            kept = checkpoint_format.plain(dict(owner.hparams), "hparams", dropped)
-            content[f"{prefix}hparams_name"] = owner._hparams_name
-            content["hyper_parameters" if not prefix else "datamodule_hyper_parameters"] = {
-                name: value
-                for name, value in kept.items()
-                if value is not None or owner.hparams[name] is None
-            }
+        if owner is not None:
+            content.update(hyperparameters.content_of(owner, prefix, dropped))
     return content
 
 

@@ -34,6 +34,17 @@ class GroupOfRanks:
         dist.all_gather_object(values, value)
         return values
 
+    def all_gather(self, tensor: Tensor, group: Any = None, sync_grads: bool = False) -> Tensor:
+        """Return the tensors of all ranks of `group`, stacked along a new first dimension."""
+        chosen = dist.group.WORLD if group is None else group
+        if sync_grads and torch.is_grad_enabled() and tensor.requires_grad:
+            import torch.distributed.nn.functional as with_gradients
+
+            return torch.stack(with_gradients.all_gather(tensor, chosen))
+        found = [torch.empty_like(tensor) for _ in range(dist.get_world_size(chosen))]
+        dist.all_gather(found, tensor.detach().contiguous(), chosen)
+        return torch.stack(found)
+
     def broadcast(self, value: T, source: int = 0) -> T:
         """Return the `value` of rank `source`."""
         box = [value]

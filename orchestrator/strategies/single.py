@@ -95,6 +95,10 @@ class Alone:
         """Return ``[value]``."""
         return [value]
 
+    def all_gather(self, tensor: torch.Tensor, group: Any = None, sync_grads: bool = False) -> torch.Tensor:
+        """Return `tensor`."""
+        return tensor
+
     def broadcast(self, value: T, source: int = 0) -> T:
         """Return `value`."""
         return value

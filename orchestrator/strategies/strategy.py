@@ -118,6 +118,11 @@ class Strategy(Protocol):
         """Return every rank's `value`, by rank. Communicates; values must pickle."""
         ...
 
+    def all_gather(self, tensor: torch.Tensor, group: Any = None, sync_grads: bool = False) -> torch.Tensor:
+        """Return the tensors of all ranks of `group`, stacked along a new first dimension; a single rank's as
+        it is. With `sync_grads`, gradients flow back to the ranks. Communicates."""
+        ...
+
     def broadcast(self, value: T, source: int = 0) -> T:
         """Return the `value` of rank `source`. Communicates; it must pickle."""
         ...

@@ -282,3 +282,18 @@ def test_default_data_hooks_return_the_batch() -> None:
     assert module.transfer_batch_to_device(batch, torch.device("cpu"), 0) is batch
     assert module.on_after_batch_transfer(batch, 0) is batch
     assert module.configure_callbacks() == []
+
+
+def test_gathering_alone_changes_nothing() -> None:
+    """Without other ranks structures come back as they are; numbers become tensors."""
+    net, tensor = Net(), torch.ones(2)
+    found = net.all_gather({"a": tensor, "b": [3, (tensor,)], "c": "text"})
+    assert found["a"] is tensor
+    assert torch.equal(found["b"][0], torch.tensor(3))
+    assert found["b"][1][0] is tensor
+    assert found["c"] == "text"
+
+
+def test_where_it_is_without_a_trainer() -> None:
+    """On the CPU it is on no GPU, and there is no mesh."""
+    assert (Net().on_gpu, Net().device_mesh) == (False, None)
