@@ -123,6 +123,7 @@ class Uneven(Net):
         self.log(f"of_rank_{rank}", 1.0 + rank, on_step=True, on_epoch=True, sync_dist=bool(batch_idx + 1))
         self.both.update(*[3.0 * rank] * weight)
         if rank == 0:
+            self.log("zero", 4.0, on_epoch=True, rank_zero_only=True)
             self.log("both", self.both, on_step=False, on_epoch=True)
         else:
             self.second.update(5.0)
@@ -138,6 +139,11 @@ def test_uneven_ranks_are_exact_and_do_not_wait_for_each_other(tmp_path: Path) -
     """
 
     class Gathers(pl.Callback):
+        def on_train_batch_end(
+            self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
+            self.log("callbacks", 1.0 + trainer.global_rank, sync_dist=True, reduce_fx="max")
+
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
             self.seen = trainer.strategy.gather(values(trainer.callback_metrics))
 
@@ -155,11 +161,14 @@ def test_uneven_ranks_are_exact_and_do_not_wait_for_each_other(tmp_path: Path) -
         "first": 0.0,
         "both": 2.0,
         "second": 5.0,
+        "callbacks": 2.0,
+        **{f"zero{fork}": 4.0 for fork in ("", "_step", "_epoch")},
         **{f"of_rank_0{fork}": 1.0 for fork in ("", "_step", "_epoch")},
         **{f"of_rank_1{fork}": 2.0 for fork in ("", "_step", "_epoch")},
     }
     assert values(trainer.callback_metrics) == expected
     assert gathers.seen == [expected, expected]
+    assert "_log_sink" not in vars(gathers)
     assert memory.of("mean_step") == [(0, 2.0), (1, 2.0)]
     assert memory.of("of_rank_1_step") == [(0, 2.0), (1, 2.0)]
 
