@@ -100,7 +100,8 @@ def _run_loader(
         indices = loader.note_batches() if isinstance(loader, RankLoader) and predictions.notes else []
         predictions.indices.append(indices)
     batch_idx = 0
-    batches: Iterable[Any] = itertools.islice(loader.iterate(), limit)
+    reads_all = loader.exact and limit == loader.num_batches
+    batches: Iterable[Any] = itertools.islice(loader.iterate(), None if reads_all else limit)
     for batch in engine.strategy.keep_pace(batches, autocast or nullcontext()):
         if transfer is not None:
             slots.table, slots.where = None, "a batch transfer hook"

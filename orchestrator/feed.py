@@ -206,6 +206,7 @@ class PlannedFeed(Feed):
         """Take the next batch; return False when there is none on any rank."""
         index = self._index
         if index >= self.num_batches:
+            self._exhaust()
             self.is_over = True
             return False
         self._index = index + 1
@@ -231,6 +232,12 @@ class PlannedFeed(Feed):
         if self.by_hand and self.lends:
             self._lend()
         return True
+
+    def _exhaust(self) -> None:
+        """Ask for the batch behind the last, as a plain loop does: a sampler may draw numbers then."""
+        if self._iterator is not None and self.num_batches == self.loader.num_batches:
+            next(self._iterator, None)
+            self._iterator = None
 
     def window_size(self, batch_idx: int, accumulate: int) -> int:
         """Return how many batches the accumulation window has that begins at `batch_idx`."""

@@ -327,6 +327,27 @@ def test_shuffling_and_dropout_draw_the_plain_loops_random_numbers(workers: int)
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loaders_own_generator_is_drawn_from_as_in_the_plain_loop(workers: int) -> None:
+    """A sampler with a generator of its own draws once more at an epoch's end: training reads up to there."""
+    orders = [torch.Generator().manual_seed(5) for _ in range(4)]
+    train, plain = (
+        loader(LENGTH, shuffle=True, num_workers=workers, generator=order) for order in orders[:2]
+    )
+    held_out, plain_held_out = (loader(12, shuffle=True, generator=order) for order in orders[2:])
+    module, net = Validated(OPTIMIZERS["adam"]), network()
+    plain_loop(net, OPTIMIZERS["adam"](net.parameters()), plain, validation=plain_held_out, validate_every=5)
+
+    quiet_trainer(max_epochs=EPOCHS, val_check_interval=5, num_sanity_val_steps=0).fit(
+        module, train, held_out
+    )
+
+    assert_equal_weights(module.net, net)
+    states = [order.get_state() for order in orders]
+    assert torch.equal(states[0], states[1])
+    assert torch.equal(states[2], states[3])
+
+
 def test_validation_in_between_changes_nothing() -> None:
     """Training with validation every three batches gives the weights of training without."""
     module, net, data = Validated(OPTIMIZERS["momentum"]), network(), loader(LENGTH)
