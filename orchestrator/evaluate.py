@@ -102,7 +102,13 @@ def _run_loader(
     batch_idx = 0
     reads_all = loader.exact and limit == loader.num_batches
     batches: Iterable[Any] = itertools.islice(loader.iterate(), None if reads_all else limit)
-    for batch in engine.strategy.keep_pace(batches, autocast or nullcontext()):
+    context: AbstractContextManager[Any] = nullcontext() if autocast is None else autocast
+
+    def along(batch: Any) -> None:
+        with context:
+            step(batch if transfer is None else transfer(batch, index), 0, index)
+
+    for batch in engine.strategy.keep_pace(batches, along):
         if transfer is not None:
             slots.table, slots.where = None, "a batch transfer hook"
             batch = transfer(batch, index)

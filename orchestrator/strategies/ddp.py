@@ -11,7 +11,6 @@ out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
@@ -161,7 +160,7 @@ class DataParallel(GroupOfRanks):
     def bring_back(self, module: nn.Module) -> None:
         """Nothing is elsewhere."""
 
-    def keep_pace(self, batches: Iterable[Any], context: AbstractContextManager[Any]) -> Iterable[Any]:
+    def keep_pace(self, batches: Iterable[Any], along: Callable[[Any], None]) -> Iterable[Any]:
         """Return `batches`: no rank waits for another within a step."""
         return batches
 

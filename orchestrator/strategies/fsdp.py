@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -23,6 +23,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from orchestrator.errors import MisconfigurationError
 from orchestrator.strategies.ranks import GroupOfRanks
 from orchestrator.strategies.specs import FSDPStrategy
+
+_NONE = object()
 
 
 class _Steps(nn.Module):
@@ -64,7 +66,7 @@ class FullySharded(GroupOfRanks):
         self.training_step: Callable[..., Any]
         self.local_step: Callable[..., Any]
         self.optimizers: list[torch.optim.Optimizer] = []
-        self._last: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
+        self._last: tuple[Any, ...] | None = None
         self._steps: _Steps | None = None
         self._classes: dict[nn.Module, tuple[type, set[int], set[int]]] = {}
 
@@ -97,7 +99,7 @@ class FullySharded(GroupOfRanks):
         fully_shard(steps, **options)
         self._steps = steps
         step = getattr(module, "training_step", None)
-        self.training_step = self.step_of(step) if step is not None else steps
+        self.training_step = self._remembering(step)
         self.local_step = self._reducing(self.training_step)
 
     def step_of(self, step: Callable[..., Any]) -> Callable[..., Any]:
@@ -107,7 +109,17 @@ class FullySharded(GroupOfRanks):
 
         @functools.wraps(step)
         def run(*args: Any) -> Any:
-            self._last = step, args
+            return steps(step, *args)
+
+        return run
+
+    def _remembering(self, step: Callable[..., Any] | None) -> Callable[..., Any]:
+        """Return the training step, whose last arguments are kept for `run_along`."""
+        steps = self._steps
+
+        def run(*args: Any) -> Any:
+            assert steps is not None
+            self._last = step, *args
             return steps(step, *args)
 
         return run
@@ -122,35 +134,55 @@ class FullySharded(GroupOfRanks):
         return run
 
     def run_along(self) -> Any:
-        """Run the last step again, without its logging, and return its outputs. Communicates.
+        """Run the last training step again, without its logging, and return its outputs. Communicates.
 
         Raises:
             RuntimeError: This rank has had no batch at all.
         """
         if self._last is None or self._steps is None:
             raise RuntimeError(
-                f"Rank {self.rank} has no batch at all, and Trainer(strategy='fsdp') needs one on each rank. "
-                "Use fewer devices, a smaller batch_size, or strategy='ddp'."
+                f"Rank {self.rank} has no training batch at all, and Trainer(strategy='fsdp') needs one on "
+                "each rank. Use fewer devices, a smaller batch_size, or strategy='ddp'."
             )
-        step, args = self._last
+        self.sync_gradients(True)
+        with self._silent():
+            return self._steps(*self._last)
+
+    def keep_pace(self, batches: Iterable[Any], along: Callable[[Any], None]) -> Iterator[Any]:
+        """Yield `batches`, then call ``along(batch)`` with the last until no rank has another. Communicates.
+
+        A rank that has none at all takes another's first.
+        """
+        mine = iter(batches)
+        batch = next(mine, _NONE)
+        first = self.counts(int(batch is not _NONE))
+        if not any(first):
+            return
+        giver = first.index(1)
+        last = None if all(first) else self.gather(batch if self.rank == giver else None)[giver]
+        present = first
+        while any(present):
+            if batch is not _NONE:
+                last = batch
+                yield batch
+            else:
+                with self._silent():
+                    along(last)
+            batch = next(mine, _NONE)
+            present = self.counts(int(batch is not _NONE))
+        self._let_go()
+
+    @contextmanager
+    def _silent(self) -> Iterator[None]:
+        """A context in which what the module logs is dropped."""
+        assert self._steps is not None
         state = self._steps.module.__dict__
         sink = state["_log_sink"]
         state["_log_sink"] = _drop
         try:
-            self.sync_gradients(True)
-            return self._steps(step, *args)
+            yield
         finally:
             state["_log_sink"] = sink
-
-    def keep_pace(self, batches: Iterable[Any], context: AbstractContextManager[Any]) -> Iterator[Any]:
-        """Yield `batches`, then run along in `context` until no rank has another. Communicates."""
-        for batch in batches:
-            self.counts(1)
-            yield batch
-        while any(self.counts(0)):
-            with context:
-                self.run_along()
-        self._let_go()
 
     def _let_go(self) -> None:
         """Let go of whole weights that are kept since a forward pass without a backward."""

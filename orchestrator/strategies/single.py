@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import torch
@@ -59,7 +58,7 @@ class Alone:
     def bring_back(self, module: torch.nn.Module) -> None:
         """Nothing is elsewhere."""
 
-    def keep_pace(self, batches: Iterable[Any], context: AbstractContextManager[Any]) -> Iterable[Any]:
+    def keep_pace(self, batches: Iterable[Any], along: Callable[[Any], None]) -> Iterable[Any]:
         """Return `batches`: nobody else has any."""
         return batches
 

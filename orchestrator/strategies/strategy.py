@@ -7,7 +7,6 @@ call those in the same order.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -70,8 +69,8 @@ class Strategy(Protocol):
         """Make the module an ordinary one that holds whole weights on rank 0. Communicates."""
         ...
 
-    def keep_pace(self, batches: Iterable[Any], context: AbstractContextManager[Any]) -> Iterable[Any]:
-        """Return `batches` of an evaluation; where `in_step`, run along in `context` after the last until no
+    def keep_pace(self, batches: Iterable[Any], along: Callable[[Any], None]) -> Iterable[Any]:
+        """Return `batches` of an evaluation; where `in_step`, call ``along(batch)`` after the last until no
         rank has another. Communicates then.
         """
         ...

@@ -163,6 +163,32 @@ def test_one_weight_of_two_layers_stays_one(tmp_path: Path) -> None:
         fitted(tmp_path, FSDPStrategy(auto_wrap=nn.Linear), Tied())
 
 
+def test_evaluation_needs_no_batch_on_each_rank(tmp_path: Path) -> None:
+    """A rank without a single batch runs along with another's, and nothing of that is counted or returned."""
+    module = Net()
+    trainer = group_trainer(tmp_path, strategy="fsdp")
+    usual = group_trainer(tmp_path)
+    single = loader(3, batch_size=3)
+    assert trainer.validate(module, single, verbose=False) == usual.validate(module, single, verbose=False)
+    found = trainer.predict(module, single)
+    assert len(found) == 1
+    assert torch.equal(found[0], usual.predict(module, single)[0])
+
+
+def test_frozen_weights_stay(tmp_path: Path) -> None:
+    """Weights that need no gradient are dealt too, and come home as they were."""
+
+    class Frozen(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net[0].requires_grad_(False)
+
+    module, start = Frozen(), Frozen()
+    assert_equal_weights(fitted(tmp_path, "fsdp", module), fitted(tmp_path, "ddp", Frozen()))
+    assert torch.equal(module.net[0].weight, start.net[0].weight)
+    assert [item.requires_grad for item in module.parameters()] == [False, False, True, True]
+
+
 def test_a_checkpoint_within_a_window_is_refused(tmp_path: Path) -> None:
     """Gradients that are not reduced yet cannot be saved, and the error says when to save."""
 
