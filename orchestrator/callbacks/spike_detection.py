@@ -130,8 +130,8 @@ class SpikeDetection(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the loss, and judge all that were kept where a log point is."""
-        loss = outputs.get("loss") if outputs is not None else None
-        if loss is not None:
+        loss = outputs.get("loss") if isinstance(outputs, dict) else None
+        if isinstance(loss, Tensor):
             self._unread.append((batch_idx, loss))
         step = trainer.state.global_step
         if step >= self._due:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from torch import nn
 from orchestrator.callbacks import LambdaCallback, StochasticWeightAveraging
 from orchestrator.errors import MisconfigurationError
 from tests.orchestrator.callbacks.test_weight_averaging import Climbs, ones
+from tests.orchestrator.groups import Net, group_trainer
+from tests.orchestrator.groups import loader as group_loader
 from tests.orchestrator.tiny import Tiny, loader, quiet_trainer
 
 
@@ -98,3 +101,30 @@ def test_what_cannot_be_averaged_is_refused() -> None:
         pytest.warns(UserWarning, match="no optimizer"),
     ):
         quiet_trainer(StochasticWeightAveraging(0.1)).fit(Tiny(lambda parameters: None), loader(4))
+
+
+class Statistics(Net):
+    """Normalizes its input: the statistics are those of the data, whatever the weights are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(8, affine=False)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return super().forward(self.norm(inputs))
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(60)
+def test_ranks_average_alike(tmp_path: Path) -> None:
+    """Two ranks with unequal ends end with the average and rank 0's statistics, which the driver gets."""
+    module, data = Statistics(), group_loader(36, batch_size=4)
+    callback = StochasticWeightAveraging(0.01, 1)
+    group_trainer(tmp_path, callbacks=[callback], max_epochs=2).fit(module, data)
+    batches = torch.stack([inputs for inputs, _ in data.dataset])[::2].split(4)
+    expected = torch.stack([batch.mean(0) for batch in batches]).mean(0)
+    torch.testing.assert_close(module.norm.running_mean, expected)
+    assert module.norm.num_batches_tracked == len(batches)
+    plain = Statistics()
+    group_trainer(tmp_path, max_epochs=1).fit(plain, data)
+    torch.testing.assert_close(module.net[0].weight, (Statistics().net[0].weight + plain.net[0].weight) / 2)
