@@ -372,6 +372,7 @@ def module_hooks() -> list[str]:
         name
         for name in vars(LightningModule)
         if name.startswith(("on_", "configure_", "optimizer_"))
+        and callable(getattr(pl.LightningModule, name))
         and "test" not in name
         and "predict" not in name
     ]

@@ -75,14 +75,10 @@ def test_a_logger_of_ones_own_is_told_everything(devices: int, tmp_path: Path) -
     assert logger.told == [
         ("hyperparams", {"features": 8, "width": 4}),
         ("own", "Noted", 0),
-        ("metrics", ["epoch", "train_loss"], steps - 1),
         ("saved", f"epoch=0-step={steps}.ckpt"),
+        ("metrics", ["epoch", "train_loss"], steps - 1),
         ("finalize", "success"),
-    ] or logger.told[2:4] == [
-        ("saved", f"epoch=0-step={steps}.ckpt"),
-        ("metrics", ["epoch", "train_loss"], steps - 1),
     ]
-    assert logger.told[-1] == ("finalize", "success")
 
 
 def test_a_failure_is_told(tmp_path: Path) -> None:

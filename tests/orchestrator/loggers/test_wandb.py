@@ -103,9 +103,11 @@ def test_a_fit_is_one_run(devices: int, tmp_path: Path) -> None:
         for item in [*record.config.update, *record.run.config.update]
     }
     assert (config["features"], config["width"]) == (8, 4)
-    artifacts = [record for record in records(logger) if "artifact" in record.request.ListFields().__repr__()]
-    assert artifacts or list(Path(logger.save_dir).rglob("staging/*"))
-    assert all(not hook for module in net.modules() for hook in [module._forward_hooks])
+    uploads = [record.artifact for record in records(logger) if record.HasField("artifact")]
+    assert [(item.name, item.type, sorted(item.aliases)) for item in uploads] == [
+        (f"model-{name}", "model", ["best", "latest"])
+    ]
+    assert all(not module._forward_hooks for module in net.modules())
 
 
 def test_a_failed_fit_closes_the_run(tmp_path: Path) -> None:
