@@ -182,12 +182,12 @@ def test_pytorch_checks_its_arguments() -> None:
 def test_profilers_pickle_between_calls(kind: Callable[[], Profiler]) -> None:
     """Before and after a call a profiler travels, with what it has found."""
     profiler = pickle.loads(pickle.dumps(kind()))
+    profiler.export_to_chrome = False
     profiler.setup("fit")
     for _ in range(6):
         with profiler.profile("x"):
             torch.zeros(1) + 1
         profiler.step()
-    profiler.export_to_chrome = False
     profiler.teardown("fit")
     again = pickle.loads(pickle.dumps(profiler))
     assert again.summary() == profiler.summary() != ""
