@@ -19,9 +19,10 @@ from modules import rng
 from modules.datamodule import LightningDataModule
 from modules.loader import RankLoader
 from modules.module import LightningModule
-from orchestrator import device
+from orchestrator import device, foreign
 from orchestrator.board import Board
 from orchestrator.checkpoint import contents
+from orchestrator.epoch_outputs import collectors
 from orchestrator.errors import MisconfigurationError
 from orchestrator.evaluate import evaluate, gradient_context
 from orchestrator.feed import Feed, batch_limit, empty_loader
@@ -56,6 +57,8 @@ class Engine:
     Attributes:
         rng_to_resume: The random state that a checkpoint keeps, where it is not the present one: within a
             validation, which is then run again.
+        limits: Batches that are run of each loader by a call that only evaluates, by kind: val, test,
+            predict.
         eval_batches: Batches that were evaluated in this call, by stage and loader.
         order_seed: The seed of the order of training samples.
         untold: A checkpoint was written since the driver last heard where this run stands.
@@ -90,6 +93,7 @@ class Engine:
         self.train_loader: RankLoader
         self.val_loaders: list[RankLoader] = []
         self.val_limits: list[int | None] = []
+        self.limits: dict[str, list[int | None]] = {}
         self.stop_agreed = False
         self.resumed: contents.Resumed | None = None
         self.rng_to_resume: dict[str, Any] | None = None
@@ -99,7 +103,8 @@ class Engine:
         self._torn_down = False
         self._show = show
         self.shows_progress = show is not None
-        self.hooks = HookTable(trainer, self.module, self.datamodule, trainer.callbacks)
+        callbacks = [*collectors(self.module), *trainer.callbacks]
+        self.hooks = HookTable(trainer, self.module, self.datamodule, callbacks)
         self.transfer: Callable[[Any, int], Any] | None = None
 
     @property
@@ -138,13 +143,16 @@ class Engine:
     def _attach(self) -> None:
         trainer, module = self.trainer, self.module
         trainer.engine = self
-        module.trainer = trainer
+        foreign.bind(module)
+        foreign.tell_rank(self.place.rank)
+        module.trainer = self.hooks.trainer_for(module)
         if self.datamodule is not None:
-            self.datamodule.trainer = trainer
+            self.datamodule.trainer = self.hooks.trainer_for(self.datamodule)
         self.attach_slots()
 
     def _detach(self) -> None:
         self.module.__dict__["_log_sink"] = None
+        foreign.release(self.module)
         self.state.stage = ""
         self.train_slots.table = self.train_slots.batch = None
         self.strategy.teardown()
@@ -186,7 +194,8 @@ class Engine:
             return []
         loaders = self._rank_loaders(kind)
         self.fold_seed()
-        return self.evaluate(fn, loaders, self._limits(f"limit_{kind}_batches", loaders))
+        self.limits[kind] = self._limits(f"limit_{kind}_batches", loaders)
+        return self.evaluate(fn, loaders, self.limits[kind])
 
     def _finish(self) -> None:
         for logger in self._own_loggers():

@@ -15,9 +15,10 @@ import torch
 
 from modules import rng
 from orchestrator import validation_schedule as validation
-from orchestrator.callbacks.model_checkpoint import ModelCheckpoint
+from orchestrator.arguments import saves_checkpoints
 from orchestrator.errors import MisconfigurationError
 from orchestrator.feed import make_feed
+from orchestrator.foreign import watches_metrics
 from orchestrator.optimizers import SchedulerConfig
 from orchestrator.settings import DEFAULT_MAX_EPOCHS
 from orchestrator.step import StepParts, Window, build_empty_step, build_step
@@ -180,9 +181,7 @@ class _Loop:
         batch_start = engine.hooks.of_callbacks("on_train_batch_start")
         module_batch_start = engine.hooks.of_module("on_train_batch_start")
         batch_end = engine.hooks["on_train_batch_end"]
-        savers = engine.hooks.of_callbacks(
-            "on_train_batch_end", lambda item: isinstance(item, ModelCheckpoint)
-        )
+        savers = engine.hooks.of_callbacks("on_train_batch_end", saves_checkpoints)
         transfer = engine.transfer
         accumulate = self.settings.accumulate_grad_batches
         log_every = self.settings.log_every_n_steps
@@ -321,7 +320,7 @@ class _Loop:
         engine, state = self.engine, self.state
         slots = engine.train_slots
         reduced = self.reduce_epoch()
-        others = engine.hooks.of_callbacks("on_train_epoch_end", lambda item: not item.watches_metrics)
+        others = engine.hooks.of_callbacks("on_train_epoch_end", lambda item: not watches_metrics(item))
         own = engine.hooks.of_module("on_train_epoch_end")
         for hook in others + own:
             slots.enter("on_train_epoch_end")
@@ -334,7 +333,7 @@ class _Loop:
                 if config.interval == "epoch" and config.reduce_on_plateau and due:
                     self.step_plateau(config)
         state.epoch_ended = complete
-        for hook in engine.hooks.of_callbacks("on_train_epoch_end", lambda item: item.watches_metrics):
+        for hook in engine.hooks.of_callbacks("on_train_epoch_end", watches_metrics):
             slots.enter("on_train_epoch_end")
             hook()
         engine.agree_on_stopping()

@@ -8,17 +8,20 @@ is None, empty or zero without one, as each property says; an estimate that cann
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import os
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 from torch.optim import Optimizer
 
 from modules.datamodule import LightningDataModule
 from modules.module import LightningModule
+from orchestrator.arguments import saves_checkpoints
 from orchestrator.board import Board
 from orchestrator.callbacks.callback import Callback
 from orchestrator.callbacks.early_stopping import EarlyStopping
 from orchestrator.callbacks.model_checkpoint import ModelCheckpoint
+from orchestrator.foreign import is_foreign_stopper
 from orchestrator.loggers.logger import Logger
 from orchestrator.optimizers import SchedulerConfig
 from orchestrator.plan import Plan
@@ -53,6 +56,8 @@ class TrainerView:
     engine: Engine | None
     _module: LightningModule | None
     _datamodule: LightningDataModule | None
+    _ckpt_path: str | os.PathLike[str] | None
+    _keeps_ckpt_path: bool
 
     @property
     def global_step(self) -> int:
@@ -180,6 +185,11 @@ class TrainerView:
         return max(1, self.world_size // max(1, self.num_nodes))
 
     @property
+    def device_ids(self) -> list[int]:
+        """The numbers of this node's devices that the ranks compute on, from 0."""
+        return list(range(self.num_devices))
+
+    @property
     def is_global_zero(self) -> bool:
         """Whether this process is rank 0."""
         return self.global_rank == 0
@@ -254,10 +264,24 @@ class TrainerView:
 
     @property
     def num_val_batches(self) -> list[int | float]:
-        """Validation batches of each loader on this rank that fit runs; infinite when not known, empty
-        without validation.
+        """Validation batches of each loader on this rank that fit or validate runs; infinite when not known,
+        empty without validation.
         """
-        return [] if self.engine is None else _counts(self.engine.val_limits)
+        if self.engine is None:
+            return []
+        return _counts(self.engine.limits.get("val", self.engine.val_limits))
+
+    @property
+    def num_test_batches(self) -> list[int | float]:
+        """Test batches of each loader on this rank; infinite when not known, empty without test."""
+        return [] if self.engine is None else _counts(self.engine.limits.get("test", []))
+
+    @property
+    def num_predict_batches(self) -> list[int | float]:
+        """Batches to predict of each loader on this rank; infinite when not known, empty where predict does
+        not run.
+        """
+        return [] if self.engine is None else _counts(self.engine.limits.get("predict", []))
 
     @property
     def num_sanity_val_batches(self) -> list[int | float]:
@@ -311,9 +335,16 @@ class TrainerView:
         return found[0] if len(found) == 1 else found
 
     @property
-    def ckpt_path(self) -> str | None:
-        """The checkpoint that the call of this process started from, or None."""
-        return None if self.engine is None else self.engine.job.ckpt_path
+    def ckpt_path(self) -> str | os.PathLike[str] | None:
+        """The checkpoint that the last call started from, or None. Set to a path, ``"best"`` or ``"last"``,
+        it is what all further calls start from that are not given another; set to None, none of them.
+        """
+        return self._ckpt_path
+
+    @ckpt_path.setter
+    def ckpt_path(self, path: str | os.PathLike[str] | None) -> None:
+        self._ckpt_path = path
+        self._keeps_ckpt_path = path is not None
 
     @property
     def strategy(self) -> Strategy | None:
@@ -333,8 +364,9 @@ class TrainerView:
 
     @property
     def checkpoint_callbacks(self) -> list[ModelCheckpoint]:
-        """All callbacks that save checkpoints."""
-        return [item for item in self.callbacks if isinstance(item, ModelCheckpoint)]
+        """All callbacks that save checkpoints, Lightning's own included."""
+        found = [item for item in self.callbacks if saves_checkpoints(item)]
+        return cast("list[ModelCheckpoint]", found)
 
     @property
     def checkpoint_callback(self) -> ModelCheckpoint | None:
@@ -344,8 +376,11 @@ class TrainerView:
 
     @property
     def early_stopping_callbacks(self) -> list[EarlyStopping]:
-        """All callbacks that stop early."""
-        return [item for item in self.callbacks if isinstance(item, EarlyStopping)]
+        """All callbacks that stop early, Lightning's own included."""
+        found = [
+            item for item in self.callbacks if isinstance(item, EarlyStopping) or is_foreign_stopper(item)
+        ]
+        return cast("list[EarlyStopping]", found)
 
     @property
     def early_stopping_callback(self) -> EarlyStopping | None:
