@@ -1,4 +1,4 @@
-"""Older forms of arguments and hooks: they work, say once what to write today, and what is gone is refused."""
+"""Older forms of arguments and hooks: they work and say so once; what is gone is refused."""
 
 from __future__ import annotations
 
