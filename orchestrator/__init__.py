@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from orchestrator import callbacks as callbacks
     from orchestrator import loggers as loggers
     from orchestrator import strategies as strategies
+    from orchestrator import utilities as utilities
     from orchestrator.callbacks.callback import Callback as Callback
     from orchestrator.errors import MisconfigurationError as MisconfigurationError
     from orchestrator.lifetime import shutdown as shutdown
@@ -40,7 +41,7 @@ _HOMES = {
     "seed_everything": "modules.rng",
     "shutdown": "orchestrator.lifetime",
 }
-_SUBPACKAGES = ("callbacks", "loggers", "strategies")
+_SUBPACKAGES = ("callbacks", "loggers", "strategies", "utilities")
 
 __all__ = [
     "Callback",
@@ -55,6 +56,7 @@ __all__ = [
     "seed_everything",
     "shutdown",
     "strategies",
+    "utilities",
 ]
 
 check_for_shadowed_packages()

@@ -176,7 +176,26 @@ def _devices(value: Any) -> int | str:
         return int(value)
     if value in (-1, "-1"):
         return "auto"
+    chosen = _indices(value)
+    if chosen is not None and chosen == list(range(len(chosen))):
+        return len(chosen)
+    if chosen is not None:
+        raise MisconfigurationError(
+            f"Trainer(devices={value!r}) chooses devices by their numbers, and workers get theirs from Ray. "
+            f"Use devices={len(chosen)}, and CUDA_VISIBLE_DEVICES={','.join(map(str, chosen))} to choose."
+        )
     raise MisconfigurationError(f"Trainer(devices={value!r}). Use a whole number of at least 1, or 'auto'.")
+
+
+def _indices(value: Any) -> list[int] | None:
+    """Return the device numbers of a list, or of a string like "0,1"; None for anything else."""
+    if isinstance(value, str) and "," in value:
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        value = [int(part) if part.isdecimal() else part for part in parts]
+    if not isinstance(value, (list, tuple)) or not value:
+        return None
+    numbers = all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in value)
+    return list(value) if numbers and len(set(value)) == len(value) else None
 
 
 def _limit(name: str, value: Any) -> int | float | None:

@@ -8,9 +8,10 @@ they run in.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,6 +23,7 @@ from orchestrator import announcements, arguments, foreign, starting_point
 from orchestrator.board import Board
 from orchestrator.callbacks.callback import Callback
 from orchestrator.checkpoint import writer
+from orchestrator.empty_weights import SkipInit
 from orchestrator.errors import MisconfigurationError
 from orchestrator.hooks import HookTable
 from orchestrator.job import Job
@@ -51,7 +53,7 @@ class Trainer(TrainerView):
         strategy: ``"auto"``, ``"single"``, ``"ddp"``, or ``"ddp_find_unused_parameters_true"`` for modules
             that do not use all parameters in every step.
         devices: Processes on each node, or ``"auto"``: one on CPU, this machine's GPUs otherwise. More than
-            one run on Ray.
+            one run on Ray. A list or string of device numbers, ``[0, 1]`` or ``"0,1"``, counts as how many.
         num_nodes: Distinct nodes.
         precision: 32, ``"bf16-mixed"``, or ``"16-mixed"``.
         logger: True for TensorBoard, False for none, or one's own, or a list.
@@ -109,7 +111,7 @@ class Trainer(TrainerView):
         *,
         accelerator: str = "auto",
         strategy: str = "auto",
-        devices: int | str = "auto",
+        devices: int | str | list[int] = "auto",
         num_nodes: int = 1,
         precision: int | str | None = None,
         logger: bool | Logger | Sequence[Logger] | None = None,
@@ -326,6 +328,17 @@ class Trainer(TrainerView):
             RuntimeError: There is no module yet, or the state is not in this process.
         """
         return content_to_save(self, self._last_fit, weights_only, "dump_checkpoint()")
+
+    @contextlib.contextmanager
+    def init_module(self, empty_init: bool | None = None) -> Iterator[None]:
+        """A context that builds modules where this trainer's process will use them: on its GPU if it trains
+        here on one, else on the CPU.
+
+        Args:
+            empty_init: Leave weights unfilled, for a module into which a checkpoint is loaded.
+        """
+        with torch.device(self.plan.device), SkipInit() if empty_init else contextlib.nullcontext():
+            yield
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print on rank 0 only."""

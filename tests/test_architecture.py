@@ -64,6 +64,7 @@ PUBLIC: dict[str, list[str]] = {
         "seed_everything",
         "shutdown",
         "strategies",
+        "utilities",
     ],
 }
 # By import name: what pyproject.toml declares for everyone, and what a file may try to import and do without.
