@@ -18,7 +18,15 @@ import orchestrator as pl
 from orchestrator import foreign
 from orchestrator.foreign_trainer import ForeignTrainer
 from tests.orchestrator.groups import group_trainer
-from tests.orchestrator.tiny import assert_equal_weights, loader, loss_of, network, points, quiet_trainer
+from tests.orchestrator.tiny import (
+    Validated,
+    assert_equal_weights,
+    loader,
+    loss_of,
+    network,
+    points,
+    quiet_trainer,
+)
 
 pytestmark = pytest.mark.extras
 
@@ -135,6 +143,74 @@ def test_a_module_trains_to_the_same_bits(lightning: Any, configure: Any, argume
     assert our_trainer.callback_metrics.keys() == their_trainer.callback_metrics.keys()
     for name, value in their_trainer.callback_metrics.items():
         torch.testing.assert_close(our_trainer.callback_metrics[name], value)
+
+
+def test_overrides_may_call_what_they_override(lightning: Any) -> None:
+    """Hooks that call Lightning's own methods by `super` work, with an optimizer that needs closures too."""
+
+    class Calls(lightning.LightningModule):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network()
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return loss_of(self.net, batch)
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            assert not self.training
+            self.log("val_loss", loss_of(self.net, batch))
+
+        def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+        def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, closure: Any = None) -> None:
+            super().optimizer_step(epoch, batch_idx, optimizer, closure)
+
+        def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
+
+        def backward(self, loss: Any, *args: Any, **kwargs: Any) -> None:
+            super().backward(loss, *args, **kwargs)
+
+        def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+            super().configure_gradient_clipping(optimizer, *args, **kwargs)
+
+        def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+            super().lr_scheduler_step(scheduler, metric)
+
+        def on_validation_model_eval(self) -> None:
+            super().on_validation_model_eval()
+
+        def on_validation_model_train(self) -> None:
+            super().on_validation_model_train()
+
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.LBFGS(self.parameters(), max_iter=3)
+            return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
+
+    modules = []
+    for framework in (lightning, pl):
+        modules.append(Calls())
+        trainer = trainer_of(framework, max_epochs=2, gradient_clip_val=0.5)
+        trainer.fit(modules[-1], loader(16), loader(4))
+    assert_equal_weights(modules[1], modules[0])
+
+
+def test_its_callbacks_and_loggers_serve_our_modules(lightning: Any, tmp_path: Path) -> None:
+    """Lightning's callbacks and loggers work with a module of ours too; our checkpoints go to its logs."""
+    callbacks, written = lightning.callbacks, []
+
+    class Writes(callbacks.BasePredictionWriter):  # type: ignore[misc, name-defined]
+        def write_on_batch_end(self, trainer: Any, module: Any, prediction: Any, *args: Any) -> None:
+            written.append(prediction)
+
+    used = [Writes("batch"), callbacks.LearningRateMonitor(), callbacks.EarlyStopping("val_loss")]
+    logger = lightning.loggers.CSVLogger(tmp_path)
+    trainer = trainer_of(pl, *used, logger=logger, max_epochs=2, enable_checkpointing=True)
+    trainer.fit(Validated(), loader(8), loader(4))
+    trainer.predict(trainer.lightning_module, loader(8))
+    assert len(written) == 2
+    assert Path(trainer.checkpoint_callback.best_model_path).parent == Path(logger.log_dir) / "checkpoints"
 
 
 def test_evaluation_gives_the_same_results(lightning: Any) -> None:
