@@ -48,10 +48,11 @@ _INSIDE_LIGHTNING = {
     ("callbacks.batch_size_finder", "BatchSizeFinder"),
     ("callbacks.gradient_accumulation_scheduler", "GradientAccumulationScheduler"),
     ("callbacks.lr_finder", "LearningRateFinder"),
+    ("callbacks.on_exception_checkpoint", "OnExceptionCheckpoint"),
     ("callbacks.stochastic_weight_avg", "StochasticWeightAveraging"),
     ("callbacks.throughput_monitor", "ThroughputMonitor"),
 }
-"""Callbacks that change Lightning's loops."""
+"""Callbacks that change Lightning's loops, or count on which hooks it leaves out after a failure."""
 _BOUND = "_orchestrator_bound"
 
 
@@ -79,13 +80,13 @@ def is_foreign_callback(item: object) -> bool:
     """Whether it is a callback of Lightning's.
 
     Raises:
-        MisconfigurationError: It is one that works only inside Lightning's loops.
+        MisconfigurationError: It is one that works only with the insides of Lightning's Trainer.
     """
     for kind in type(item).__mro__:
         for name in _INSIDE_LIGHTNING:
             if _is(kind, name):
                 raise MisconfigurationError(
-                    f"Trainer(callbacks=...) has Lightning's {name[1]}, which works inside the loops of "
+                    f"Trainer(callbacks=...) has Lightning's {name[1]}, which works with the insides of "
                     f"Lightning's Trainer. Use orchestrator.callbacks.{name[1]}, with the same arguments."
                 )
     return _descends(item, _CALLBACK)

@@ -393,8 +393,8 @@ def test_lightnings_progress_bars_draw_instead_of_ours(
 
 
 def test_other_built_in_callbacks_work(lightning: Any) -> None:
-    """Timers, averages, fine-tuning and lambdas of Lightning's run as they are."""
-    callbacks, heard = lightning.callbacks, []
+    """Timers, averages, fine-tuning and lambdas of Lightning's do here what they do there."""
+    callbacks = lightning.callbacks
 
     class Thaws(callbacks.BaseFinetuning):  # type: ignore[misc, name-defined]
         def freeze_before_training(self, pl_module: Any) -> None:
@@ -404,30 +404,32 @@ def test_other_built_in_callbacks_work(lightning: Any) -> None:
             if epoch == 1:
                 self.unfreeze_and_add_param_group(pl_module.net[0], optimizer)
 
-    used = [
-        callbacks.Timer("00:01:00:00"),
-        callbacks.LambdaCallback(on_train_start=lambda trainer, module: heard.append(type(trainer))),
-        callbacks.EMAWeightAveraging(decay=0.5),
-        Thaws(),
-    ]
-    finds = module_of(
-        lightning, lambda module: torch.optim.SGD(filter(lambda p: p.requires_grad, module.parameters()), 0.1)
-    )
-    module = finds()
-    trainer_of(pl, *used, max_epochs=2).fit(module, loader(16), loader(4))
-    assert heard == [ForeignTrainer]
-    assert used[0].time_elapsed() > 0
-    assert all(item.requires_grad for item in module.parameters())
+    def trainable(module: Any) -> Any:
+        return torch.optim.SGD([item for item in module.parameters() if item.requires_grad], lr=0.1)
+
+    averaged, thawed, heard = [], [], []
+    for framework in (lightning, pl):
+        average = callbacks.EMAWeightAveraging(decay=0.5)
+        averaged.append(module_of(lightning)())
+        trainer_of(framework, average, max_epochs=2).fit(averaged[-1], loader(16), loader(4))
+        used = [
+            callbacks.Timer("00:01:00:00"),
+            callbacks.LambdaCallback(on_train_start=lambda trainer, module: heard.append(type(trainer))),
+            Thaws(),
+        ]
+        thawed.append(module_of(lightning, trainable)())
+        trainer_of(framework, *used, max_epochs=2).fit(thawed[-1], loader(16), loader(4))
+        assert used[0].time_elapsed() > 0
+    assert_equal_weights(averaged[1], averaged[0])
+    assert averaged[1].seen == averaged[0].seen
+    assert_equal_weights(thawed[1], thawed[0])
+    assert heard == [lightning.Trainer, ForeignTrainer]
 
 
-@pytest.mark.parametrize(
-    "name", ["StochasticWeightAveraging", "GradientAccumulationScheduler", "BatchSizeFinder"]
-)
+@pytest.mark.parametrize("name", ["StochasticWeightAveraging", "OnExceptionCheckpoint", "BatchSizeFinder"])
 def test_callbacks_of_lightnings_loops_are_refused(lightning: Any, name: str) -> None:
     """The error names the class and ours of the same name."""
-    arguments = {"StochasticWeightAveraging": (0.1,), "GradientAccumulationScheduler": ({0: 2},)}.get(
-        name, ()
-    )
+    arguments = {"StochasticWeightAveraging": (0.1,), "OnExceptionCheckpoint": ("x",)}.get(name, ())
     callback = getattr(lightning.callbacks, name)(*arguments)
     with pytest.raises(
         pl.MisconfigurationError, match=rf"Lightning's {name}.*orchestrator\.callbacks\.{name}"

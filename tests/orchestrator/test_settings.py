@@ -113,7 +113,7 @@ REFUSED: dict[str, tuple[list[Any], str]] = {
         ["fsdp", "single_device", "ddp_find_unused_parameters", None, 3],
         "Use one of auto, single, ddp, ddp_find_unused_parameters_true, ddp_find_unused_parameters_false.",
     ),
-    "devices": ([0, -2, True, 1.5, "0", "two", [0], None], "Use a whole number of at least 1, or 'auto'."),
+    "devices": ([0, -2, True, 1.5, "0", "two", [], None], "Use a whole number of at least 1, or 'auto'."),
     "num_nodes": ([*_WHOLE, 0, None], "Use a whole number of at least 1."),
     "precision": (["64", "fp16", 8, True, [32]], "Use 32, 'bf16-mixed' or '16-mixed'."),
     "fast_dev_run": ([-1, 1.0, "yes", None], "Use True, False, or a number of batches."),
