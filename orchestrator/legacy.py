@@ -276,7 +276,7 @@ def tell_of_epoch_ends(module: Any) -> None:
             tell(
                 f"{type(module).__qualname__}.{name}(outputs)",
                 f"Keep what you need in a list of your own in {step}, and use it in on_{stage}_epoch_end().",
-                stacklevel=5,
+                stacklevel=6,
             )
 
 

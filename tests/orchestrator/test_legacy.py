@@ -222,6 +222,7 @@ def test_the_notice_of_a_hook_says_what_to_write() -> None:
         quiet_trainer().validate(Collects(), loader(8), verbose=False)
     text = next(str(item.message) for item in told if "validation_epoch_end" in str(item.message))
     assert text.startswith("Collects.validation_epoch_end(outputs) is an older form.")
+    assert {item.filename for item in told} == {__file__}
     assert "validation_step" in text and "on_validation_epoch_end()" in text
 
 

@@ -66,8 +66,9 @@ def test_without_a_module_the_best_is_taken_with_a_warning(tmp_path: Path) -> No
     for call in (trainer.validate, trainer.test):
         with pytest.warns(UserWarning, match=rf"{call.__name__}\(\) was called without a module.*{best}"):
             call(dataloaders=loader(4), verbose=False)
-    with pytest.warns(UserWarning, match="predict"):
+    with pytest.warns(UserWarning, match="predict") as told:
         trainer.predict(dataloaders=loader(4))
+    assert told[0].filename == __file__
     other = quiet_trainer()
     other.fit(Validated(), loader(8))
     other.test(dataloaders=loader(4), verbose=False)
@@ -103,8 +104,9 @@ def test_files_are_never_unpickled(call: str, tmp_path: Path) -> None:
     trainer = quiet_trainer(max_epochs=3)
     run = getattr(trainer, call)
     run(module, loader(8), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
-    with pytest.warns(UserWarning, match=rf"{call}\(weights_only=False\) changes nothing"):
+    with pytest.warns(UserWarning, match=rf"{call}\(weights_only=False\) changes nothing") as told:
         run(module, loader(8), weights_only=False)
+    assert told[0].filename == __file__
     with pytest.raises(pl.MisconfigurationError, match=rf"{call}\(weights_only='no'\)"):
         run(module, loader(8), weights_only="no")
 
