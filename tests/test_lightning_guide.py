@@ -32,11 +32,12 @@ def run(code: str, folder: Path) -> str:
 
 @pytest.mark.ray
 def test_the_code_runs(tmp_path: Path) -> None:
-    """The blocks in a row train in one process and then on two workers, without one warning."""
+    """The blocks in a row train in one process and then on two workers, without one warning or Lightning."""
     ours = [block for block in blocks() if "import lightning" not in block]
+    ours.append("import sys\nprint('loaded:', 'lightning' in sys.modules)")
     said = run("\n".join(ours), tmp_path)
     assert said.index("Runs in this process") < said.index("Runs on 2 Ray workers")
-    assert "Parameter containing" in said
+    assert "Parameter containing" in said and "loaded: False" in said
     assert "warning" not in said.lower()
     assert list(tmp_path.glob("logs/lightning_logs/version_0/checkpoints/last*.ckpt"))
 
