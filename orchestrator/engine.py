@@ -21,10 +21,11 @@ from modules.loader import RankLoader
 from modules.module import LightningModule
 from modules.optimization import Optimization
 from orchestrator import compile as compilation
-from orchestrator import device
+from orchestrator import device, foreign
 from orchestrator.bare_log import BareLog
 from orchestrator.board import Board
 from orchestrator.checkpoint import contents
+from orchestrator.epoch_outputs import collectors
 from orchestrator.evaluate import evaluate, gradient_context
 from orchestrator.feed import Feed
 from orchestrator.fit import run_fit
@@ -123,7 +124,8 @@ class Engine:
         self.shows_progress = show is not None
         self._bar = trainer.progress_bar_callback
         self._bare_log = BareLog() if self.settings.barebones else None
-        self.hooks = HookTable(trainer, self.module, self.datamodule, trainer.callbacks)
+        callbacks = [*collectors(self.module), *trainer.callbacks]
+        self.hooks = HookTable(trainer, self.module, self.datamodule, callbacks)
         self.transfer: Callable[[Any, int], Any] | None = None
         self.data = Loaders(self)
         self.instruments = instruments_for(trainer.profiler)
@@ -168,9 +170,11 @@ class Engine:
         trainer, module = self.trainer, self.module
         trainer.engine = self
         trainer.batch_counts = {}
-        module.trainer = trainer
+        foreign.bind(module)
+        foreign.tell_rank(self.place.rank)
+        module.trainer = self.hooks.trainer_for(module)
         if self.datamodule is not None:
-            self.datamodule.trainer = trainer
+            self.datamodule.trainer = self.hooks.trainer_for(self.datamodule)
         self.attach_slots()
 
     def _detach(self) -> None:
@@ -183,6 +187,7 @@ class Engine:
             optimizer.conductor = None
         for callback in self.trainer.callbacks:
             callback.__dict__.pop("_log_sink", None)
+        foreign.release(self.module)
         self.state.stage = ""
         self.train_slots.table = self.train_slots.batch = None
         self.strategy.teardown()

@@ -19,6 +19,7 @@ from orchestrator import validation_schedule as validation
 from orchestrator.callbacks.timer import has_timer
 from orchestrator.errors import MisconfigurationError
 from orchestrator.feed import Feed, make_feed
+from orchestrator.foreign import meets_ranks, watches_metrics
 from orchestrator.optimizers import SchedulerConfig
 from orchestrator.settings import DEFAULT_MAX_EPOCHS
 from orchestrator.step import build_empty_step, build_step
@@ -249,7 +250,7 @@ class _Loop:
         batch_start = engine.hooks.of_callbacks("on_train_batch_start")
         module_batch_start = engine.hooks.of_module("on_train_batch_start")
         batch_end = engine.hooks["on_train_batch_end"]
-        meeting = engine.hooks.of_callbacks("on_train_batch_end", lambda item: item.meets_ranks)
+        meeting = engine.hooks.of_callbacks("on_train_batch_end", meets_ranks)
         transfer = engine.transfer
         accumulate = engine.accumulate
         log_every = self.settings.log_every_n_steps
@@ -402,7 +403,7 @@ class _Loop:
         engine, state = self.engine, self.state
         slots = engine.train_slots
         reduced = self.reduce_epoch()
-        others = engine.hooks.of_callbacks("on_train_epoch_end", lambda item: not item.watches_metrics)
+        others = engine.hooks.of_callbacks("on_train_epoch_end", lambda item: not watches_metrics(item))
         own = engine.hooks.of_module("on_train_epoch_end")
         for hook in others + own:
             slots.enter("on_train_epoch_end")
@@ -415,7 +416,7 @@ class _Loop:
                 if config.interval == "epoch" and config.reduce_on_plateau and due:
                     self.step_plateau(config)
         state.epoch_ended = complete
-        for hook in engine.hooks.of_callbacks("on_train_epoch_end", lambda item: item.watches_metrics):
+        for hook in engine.hooks.of_callbacks("on_train_epoch_end", watches_metrics):
             slots.enter("on_train_epoch_end")
             hook()
         engine.agree_on_stopping()

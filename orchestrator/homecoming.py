@@ -13,7 +13,7 @@ import pickle
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from ray import cloudpickle
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from modules import rng
 from modules.module import LightningModule
+from orchestrator import foreign
 from orchestrator.board import Board
 from orchestrator.metric_objects import is_synced
 from orchestrator.state import TrainState
@@ -166,8 +167,8 @@ def _extra_state(module: nn.Module) -> dict[str, Any]:
 
 def _copy_weights(module: nn.Module, luggage: Luggage) -> None:
     weights, own = luggage.weights, _tensors(module)
-    if own.keys() != weights.keys() and isinstance(module, LightningModule):
-        module.configure_model()
+    if own.keys() != weights.keys() and foreign.is_module(module):
+        cast(LightningModule, module).configure_model()
         own = _tensors(module)
     lost = sorted(name for name, item in weights.items() if name not in own or own[name].shape != item.shape)
     if lost:
@@ -214,6 +215,8 @@ def _attributes(item: Any) -> dict[str, Any]:
     skip = _INTERNAL if isinstance(item, nn.Module) else frozenset()
     if is_synced(item):
         skip |= {"_device"}  # where a metric of torchmetrics thinks that it is: in the driver somewhere else
+    if foreign.is_foreign_module(item):
+        skip |= {"_device"}  # where the worker had it
     state = item.__getstate__()
     if isinstance(state, tuple):  # of a class with slots: the dictionary comes first
         state = state[0]

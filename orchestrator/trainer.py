@@ -20,11 +20,13 @@ import torch
 
 from modules.datamodule import LightningDataModule
 from modules.module import LightningModule
-from orchestrator import announcements, arguments, environments
+from orchestrator import announcements, arguments, environments, foreign, starting_point
 from orchestrator.board import Board
 from orchestrator.callbacks.callback import Callback
 from orchestrator.checkpoint import writer
 from orchestrator.compile import is_compiled, unwrap
+from orchestrator.errors import MisconfigurationError
+from orchestrator.hooks import HookTable
 from orchestrator.job import Job
 from orchestrator.launch import run_in_process, run_on_group
 from orchestrator.loggers.logger import Logger
@@ -135,6 +137,7 @@ class Trainer(TrainerView):
         TypeError: There is no such argument; the message says which one was meant.
     """
 
+    @arguments.as_written
     def __init__(
         self,
         *,
@@ -218,6 +221,9 @@ class Trainer(TrainerView):
         self.profiler = make_profiler(profiler, self.settings)
         self._module = None
         self._datamodule = None
+        self._ckpt_path = None
+        self._keeps_ckpt_path = False
+        self.fit_from: str | os.PathLike[str] | None = None
         self._last_fit = LastFit()
 
     # ---------------------------------------------------------------- entry points
@@ -229,6 +235,7 @@ class Trainer(TrainerView):
         val_dataloaders: Any = None,
         datamodule: LightningDataModule | None = None,
         ckpt_path: str | os.PathLike[str] | None = None,
+        weights_only: bool | None = None,
     ) -> None:
         """Train `model`; afterwards it holds the trained weights.
 
@@ -238,14 +245,25 @@ class Trainer(TrainerView):
                 loaders, a batch has one of each; the shorter ones begin again. See `CombinedLoader`.
             val_dataloaders: A loader, or a list or dictionary of loaders, which run one after the other.
             datamodule: A data module, instead of loaders.
-            ckpt_path: A checkpoint to go on from: a path, ``"last"`` or ``"best"``.
+            ckpt_path: A checkpoint to go on from: a path, ``"best"``, or ``"last"``: the newest that a
+                ModelCheckpoint has written as such, in this run or an earlier one; the weights as they are,
+                and a warning, when there is none.
+            weights_only: Has no effect: a checkpoint is always read without running code from it.
 
         Raises:
             MisconfigurationError: Something cannot work.
             ClusterError: The workers could not be had, or one died.
             Exception: Whatever the module or a callback raised, on any rank.
         """
-        self._call("fit", model, datamodule, ckpt_path, train=train_dataloaders, val=val_dataloaders)
+        self._call(
+            "fit",
+            model,
+            datamodule,
+            ckpt_path,
+            weights_only,
+            train=train_dataloaders,
+            val=val_dataloaders,
+        )
 
     def validate(
         self,
@@ -254,18 +272,21 @@ class Trainer(TrainerView):
         ckpt_path: str | os.PathLike[str] | None = None,
         verbose: bool = True,
         datamodule: LightningDataModule | None = None,
+        weights_only: bool | None = None,
     ) -> list[dict[str, float]]:
         """Run the validation set once and return one dictionary of metrics a loader.
 
         Args:
             model: The module; that of the last call when None.
             dataloaders: A loader, a list of loaders, or a data module.
-            ckpt_path: Weights to use: a path, ``"best"`` or ``"last"``. Without a `model`, the best.
+            ckpt_path: Weights to use: a path, ``"best"`` or ``"last"``. Without a `model`, the best, where
+                one was saved.
             verbose: Print the metrics.
             datamodule: A data module, instead of loaders.
+            weights_only: As for `fit`.
         """
         result: list[dict[str, float]] = self._call(
-            "validate", model, datamodule, ckpt_path, verbose=verbose, val=dataloaders
+            "validate", model, datamodule, ckpt_path, weights_only, verbose=verbose, val=dataloaders
         )
         return result
 
@@ -276,10 +297,11 @@ class Trainer(TrainerView):
         ckpt_path: str | os.PathLike[str] | None = None,
         verbose: bool = True,
         datamodule: LightningDataModule | None = None,
+        weights_only: bool | None = None,
     ) -> list[dict[str, float]]:
         """Run the test set once and return a dictionary of metrics a loader; else as `validate`."""
         result: list[dict[str, float]] = self._call(
-            "test", model, datamodule, ckpt_path, verbose=verbose, test=dataloaders
+            "test", model, datamodule, ckpt_path, weights_only, verbose=verbose, test=dataloaders
         )
         return result
 
@@ -290,6 +312,7 @@ class Trainer(TrainerView):
         datamodule: LightningDataModule | None = None,
         return_predictions: bool | None = None,
         ckpt_path: str | os.PathLike[str] | None = None,
+        weights_only: bool | None = None,
     ) -> Any:
         """Return what ``predict_step`` returns for each batch, in the order of the data; a list a loader when
         there are several.
@@ -301,16 +324,28 @@ class Trainer(TrainerView):
             return_predictions: False returns None. By default predictions are returned unless a
                 `BasePredictionWriter` writes them.
             ckpt_path: As for `validate`.
+            weights_only: As for `fit`.
         """
         keep = returns_predictions(return_predictions, self.callbacks)
         outputs = self._call(
-            "predict", model, datamodule, ckpt_path, return_predictions=keep, predict=dataloaders
+            "predict",
+            model,
+            datamodule,
+            ckpt_path,
+            weights_only,
+            return_predictions=keep,
+            predict=dataloaders,
         )
         if not keep:
             return None
         return outputs[0] if len(outputs) == 1 else outputs
 
-    def save_checkpoint(self, filepath: str | os.PathLike[str], weights_only: bool = False) -> None:
+    def save_checkpoint(
+        self,
+        filepath: str | os.PathLike[str],
+        weights_only: bool | None = None,
+        storage_options: Any = None,
+    ) -> None:
         """Write a checkpoint of the run as it stands, or of the last fit. On a group, call it on all ranks;
         rank 0 writes.
 
@@ -320,13 +355,20 @@ class Trainer(TrainerView):
         Args:
             filepath: Where to.
             weights_only: Leave out all that only training needs.
+            storage_options: Of other file systems than the local one; refused.
 
         Raises:
+            MisconfigurationError: There are storage options.
             RuntimeError: There is no module yet, or the state is not in this process.
             OSError: The file cannot be written.
         """
         caller = f"save_checkpoint({os.fspath(filepath)!r})"
-        content = content_to_save(self, self._last_fit, weights_only, caller)
+        if storage_options is not None:
+            raise MisconfigurationError(
+                f"{caller[:-1]}, storage_options={storage_options!r}): checkpoints are written to local "
+                "paths only. Leave it out."
+            )
+        content = content_to_save(self, self._last_fit, bool(weights_only), caller)
         if self.is_global_zero and self.plugins.checkpoint_io is not None:
             self.plugins.checkpoint_io.save_checkpoint(content, os.fspath(filepath))
         elif self.is_global_zero:
@@ -367,6 +409,7 @@ class Trainer(TrainerView):
         model: LightningModule | None,
         datamodule: LightningDataModule | None,
         ckpt_path: str | os.PathLike[str] | None,
+        weights_only: bool | None,
         *,
         return_predictions: bool = True,
         verbose: bool = True,
@@ -386,14 +429,13 @@ class Trainer(TrainerView):
             verbose=verbose,
         )
         job.compile = compiled
-        takes_best = model is None and fn != "fit"
         arguments.check_loaders(job, self.settings, self.plan.num_workers)
         if fn == "fit":
             refuse_settings(job.module, self.settings)
-        job.ckpt_path = arguments.resolve_checkpoint(
-            fn, ckpt_path, self.checkpoint_callbacks, best=takes_best
-        )
-        if fn == "fit" and ckpt_path is None and not self.plan.on_group:
+        starting_point.check_weights_only(fn, weights_only, stacklevel=3)
+        takes_best = model is None and fn != "fit"
+        job.ckpt_path = self._starting_point(fn, ckpt_path, takes_best)
+        if fn == "fit" and job.ckpt_path is None and not self.plan.on_group:
             requeue = find_requeue(os.environ, self.plugins.environment, self.settings.default_root_dir)
             job.ckpt_path = checkpoint_to_resume(os.environ, requeue)
         self._module, self._datamodule = job.module, job.datamodule
@@ -402,8 +444,25 @@ class Trainer(TrainerView):
         self._enter_trial()
         if self.plan.launched is None:
             for logger in self.loggers:
-                logger.claim()
+                foreign.claim(logger)
         return self._run(job)
+
+    def _starting_point(
+        self, fn: str, ckpt_path: str | os.PathLike[str] | None, takes_best: bool
+    ) -> str | None:
+        """Return the checkpoint that a call starts from: as given, else as `ckpt_path` was set."""
+        if ckpt_path is not None:
+            self._keeps_ckpt_path = False
+        elif self._keeps_ckpt_path:
+            ckpt_path = self._ckpt_path
+        elif fn == "fit":
+            ckpt_path = self.fit_from
+        found = starting_point.resolve_checkpoint(
+            fn, ckpt_path, self.checkpoint_callbacks, best=takes_best, stacklevel=4
+        )
+        if not self._keeps_ckpt_path:
+            self._ckpt_path = found
+        return found
 
     def _run(self, job: Job) -> Any:
         plan = self.plan
@@ -437,9 +496,10 @@ class Trainer(TrainerView):
                 self._last_fit = LastFit(engine=self.engine)
 
     def _run_on_group(self, job: Job, group: GroupSpec, show: Show | None) -> Any:
-        job.module.trainer = self
+        hooks = HookTable(self, job.module, job.datamodule, ())
+        job.module.trainer = hooks.trainer_for(job.module)
         if job.datamodule is not None:
-            job.datamodule.trainer = self
+            job.datamodule.trainer = hooks.trainer_for(job.datamodule)
         before = self.state.counters()
         try:
             result = run_on_group(self, job, group, show)

@@ -9,8 +9,9 @@ that cannot be made is a `RuntimeError`.
 from __future__ import annotations
 
 import math
+import os
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -18,12 +19,14 @@ from torch.optim import Optimizer
 
 from modules.datamodule import LightningDataModule
 from modules.module import LightningModule
+from orchestrator.arguments import saves_checkpoints
 from orchestrator.board import Board
 from orchestrator.callbacks.callback import Callback
 from orchestrator.callbacks.checkpoint import Checkpoint
 from orchestrator.callbacks.early_stopping import EarlyStopping
 from orchestrator.callbacks.progress_bar import ProgressBar
 from orchestrator.errors import MisconfigurationError
+from orchestrator.foreign import is_foreign_stopper
 from orchestrator.loggers.logger import Logger
 from orchestrator.optimizers import SchedulerConfig, refuse_accumulation
 from orchestrator.plan import Plan
@@ -62,6 +65,8 @@ class TrainerView:
     batch_counts: dict[str, list[int | float]]
     _module: LightningModule | None
     _datamodule: LightningDataModule | None
+    _ckpt_path: str | os.PathLike[str] | None
+    _keeps_ckpt_path: bool
 
     @property
     def global_step(self) -> int:
@@ -223,6 +228,11 @@ class TrainerView:
     def num_devices(self) -> int:
         """Ranks on each node."""
         return max(1, self.world_size // max(1, self.num_nodes))
+
+    @property
+    def device_ids(self) -> list[int]:
+        """The numbers of this node's devices that the ranks compute on, from 0."""
+        return list(range(self.num_devices))
 
     @property
     def is_global_zero(self) -> bool:
@@ -388,9 +398,16 @@ class TrainerView:
         return None if self.engine is None else self.engine.data.sources.get(kind)
 
     @property
-    def ckpt_path(self) -> str | None:
-        """The checkpoint that the call of this process started from, or None."""
-        return None if self.engine is None else self.engine.job.ckpt_path
+    def ckpt_path(self) -> str | os.PathLike[str] | None:
+        """The checkpoint that the last call started from, or None. Set to a path, ``"best"`` or ``"last"``,
+        it is what all further calls start from that are not given another; set to None, none of them.
+        """
+        return self._ckpt_path
+
+    @ckpt_path.setter
+    def ckpt_path(self, path: str | os.PathLike[str] | None) -> None:
+        self._ckpt_path = path
+        self._keeps_ckpt_path = path is not None
 
     @property
     def strategy(self) -> Any:
@@ -412,8 +429,9 @@ class TrainerView:
 
     @property
     def checkpoint_callbacks(self) -> list[Checkpoint]:
-        """All callbacks that save checkpoints."""
-        return [item for item in self.callbacks if isinstance(item, Checkpoint)]
+        """All callbacks that save checkpoints, Lightning's own included."""
+        found = [item for item in self.callbacks if saves_checkpoints(item)]
+        return cast("list[Checkpoint]", found)
 
     @property
     def checkpoint_callback(self) -> Checkpoint | None:
@@ -429,8 +447,11 @@ class TrainerView:
 
     @property
     def early_stopping_callbacks(self) -> list[EarlyStopping]:
-        """All callbacks that stop early."""
-        return [item for item in self.callbacks if isinstance(item, EarlyStopping)]
+        """All callbacks that stop early, Lightning's own included."""
+        found = [
+            item for item in self.callbacks if isinstance(item, EarlyStopping) or is_foreign_stopper(item)
+        ]
+        return cast("list[EarlyStopping]", found)
 
     @property
     def early_stopping_callback(self) -> EarlyStopping | None:

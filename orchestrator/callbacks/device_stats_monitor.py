@@ -53,15 +53,15 @@ class DeviceStatsMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Log before the step of a log point."""
-        if (trainer.state.global_step + 1) % self._every == 0:
-            self._log(trainer, "on_train_batch_start", trainer.state.global_step)
+        if (trainer.state.windows + 1) % self._every == 0:
+            self._log(trainer, "on_train_batch_start", trainer.state.windows)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log after the step of a log point."""
-        if trainer.state.global_step % self._every == 0:
-            self._log(trainer, "on_train_batch_end", max(0, trainer.state.global_step - 1))
+        if trainer.state.windows % self._every == 0:
+            self._log(trainer, "on_train_batch_end", max(0, trainer.state.windows - 1))
 
     def on_validation_batch_start(
         self,
@@ -73,7 +73,7 @@ class DeviceStatsMonitor(Callback):
     ) -> None:
         """Log before a validation batch."""
         if (batch_idx + 1) % self._every == 0 and not trainer.sanity_checking:
-            self._log(trainer, "on_validation_batch_start", trainer.global_step)
+            self._log(trainer, "on_validation_batch_start", trainer.state.windows)
 
     def on_validation_batch_end(
         self,
@@ -86,7 +86,7 @@ class DeviceStatsMonitor(Callback):
     ) -> None:
         """Log after a validation batch."""
         if (batch_idx + 1) % self._every == 0 and not trainer.sanity_checking:
-            self._log(trainer, "on_validation_batch_end", trainer.global_step)
+            self._log(trainer, "on_validation_batch_end", trainer.state.windows)
 
     def on_test_batch_start(
         self,

@@ -85,7 +85,7 @@ class LearningRateMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Log before a step that is a log point."""
-        step = trainer.state.global_step
+        step = trainer.state.windows
         if (step + 1) % self._every == 0 and step != self._logged_at:
             self._logged_at = step
             self._log(trainer, "step")
@@ -111,7 +111,7 @@ class LearningRateMonitor(Callback):
         trainer.board.callback.update({name: torch.tensor(value) for name, value in metrics.items()})
         if trainer.is_global_zero:
             for logger in trainer.loggers:
-                logger.log_metrics(metrics, trainer.global_step)
+                logger.log_metrics(metrics, trainer.state.windows)
 
     def _sources(self, trainer: Trainer, moment: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the name and the parameter group of all that is logged at `moment`; of all where that is

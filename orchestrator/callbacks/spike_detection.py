@@ -120,7 +120,7 @@ class SpikeDetection(Callback):
         """Look up where the log points are."""
         self._unread = []
         self._every = trainer.log_every_n_steps
-        self._due = self._next_due(trainer.global_step)
+        self._due = self._next_due(trainer.state.windows)
         if len(self._recent) != trainer.world_size:
             self._recent = [[] for _ in range(trainer.world_size)]
             self._last = [math.nan] * trainer.world_size
@@ -133,7 +133,7 @@ class SpikeDetection(Callback):
         loss = outputs.get("loss") if isinstance(outputs, dict) else None
         if isinstance(loss, Tensor):
             self._unread.append((batch_idx, loss))
-        step = trainer.state.global_step
+        step = trainer.state.windows
         if step >= self._due:
             self._due = self._next_due(step)
             self._judge_all(trainer)

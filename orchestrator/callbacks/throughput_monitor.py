@@ -86,7 +86,7 @@ class ThroughputMonitor(Callback):
         """Start the clock."""
         self._start("train")
         if self._active:
-            self._stages["train"].logged_at = trainer.global_step
+            self._stages["train"].logged_at = trainer.state.windows
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -95,7 +95,7 @@ class ThroughputMonitor(Callback):
         if not self._active:
             return
         self._count("train", pl_module, batch)
-        step = trainer.global_step
+        step = trainer.state.windows
         stage = self._stages["train"]
         if step % trainer.log_every_n_steps == 0 and step != stage.logged_at:
             stage.logged_at = step
