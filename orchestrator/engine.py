@@ -223,6 +223,8 @@ class Engine:
         self.precision.convert(self.module, self.place.device)
         if self.job.compile is not None:
             compilation.install(self.module, fn, self.job.compile)
+        if self.instruments is not None:
+            self.instruments.watch_steps(self.module)
         self.strategy.setup(self.module, training=fn == "fit")
         self.transfer = self._build_transfer()
         if fn == "fit":

@@ -223,7 +223,10 @@ def join(launched: Launched, *, backend: str, timeout_s: float, device: Any) -> 
 
 
 def _leave() -> None:
+    import gc
+
     import torch.distributed as dist
 
     if dist.is_initialized():
         dist.destroy_process_group()
+    gc.collect()  # a group that a cycle keeps alive ends with the interpreter, and may abort the process

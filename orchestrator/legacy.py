@@ -72,7 +72,7 @@ _REMOVED: dict[str, tuple[str, tuple[Any, ...]]] = {
     "weights_save_path": ("Use callbacks.ModelCheckpoint(dirpath=...).", (None,)),
 }
 """What to do instead, and the values that asked for nothing: those are let pass."""
-_OLD_BACKENDS = {"ddp": "ddp", "ddp_spawn": "ddp", "ddp_cpu": "ddp", "dp": "ddp", "ddp2": "ddp"}
+_OLD_BACKENDS = {"ddp": "ddp", "ddp_spawn": "ddp", "ddp_cpu": "ddp", "dp": "dp", "ddp2": "ddp2"}
 
 Arguments = dict[str, Any]
 
@@ -142,8 +142,8 @@ def _split_backend(arguments: Arguments, notices: list[tuple[str, str]]) -> None
         _put(arguments, "strategy", strategy, "accelerator")
         if accelerator == "ddp_cpu":
             arguments["accelerator"] = "cpu"
-    if arguments.get("strategy") in ("dp", "ddp2", "ddp_cpu"):
-        notices.append((f"Trainer(strategy={arguments['strategy']!r})", "Write strategy='ddp'."))
+    if arguments.get("strategy") == "ddp_cpu":
+        notices.append(("Trainer(strategy='ddp_cpu')", "Write strategy='ddp'."))
         arguments["strategy"] = "ddp"
 
 

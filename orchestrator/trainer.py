@@ -437,7 +437,7 @@ class Trainer(TrainerView):
         job.ckpt_path = self._starting_point(fn, ckpt_path, takes_best)
         if fn == "fit" and job.ckpt_path is None and not self.plan.on_group:
             requeue = find_requeue(os.environ, self.plugins.environment, self.settings.default_root_dir)
-            job.ckpt_path = checkpoint_to_resume(os.environ, requeue)
+            job.ckpt_path = self._ckpt_path = checkpoint_to_resume(os.environ, requeue)
         self._module, self._datamodule = job.module, job.datamodule
         self.callbacks = arguments.with_module_callbacks(self.callbacks, job.module)
         self.should_stop = False

@@ -43,13 +43,15 @@ class Instruments:
         """Return the hook table with each hook measured, as ``[Callback]Name.hook``."""
         return _MeasuredHooks(table, self._measured)
 
-    def install(self, engine: Engine) -> None:
-        """Measure what the engine's loops call; after its pieces are built, before a loop starts."""
-        module = engine.module
+    def watch_steps(self, module: LightningModule) -> None:
+        """Measure the module's steps; before the strategy takes hold of them."""
         for name in _STEPS:
             if overrides(module, name, LightningModule) or name == "predict_step":
                 self._replace(module, name, name)
         self._replace(module, "backward", "backward")
+
+    def install(self, engine: Engine) -> None:
+        """Measure what the engine's loops call; after its pieces are built, before a loop starts."""
         self.watch_optimizers(engine.optimizers)
         for name, label in _OF_ENGINE.items():
             self._replace(engine, name, label)
@@ -60,7 +62,7 @@ class Instruments:
             self._replace(engine, "transfer", "batch_to_device")
         watch = getattr(self._profiler, "watch", None)
         if watch is not None:
-            watch(module)
+            watch(engine.module)
 
     def watch_optimizers(self, optimizers: Sequence[Optimizer]) -> None:
         """Measure the optimizers' steps."""
@@ -72,8 +74,8 @@ class Instruments:
         """Measure how long each batch of a loader is waited for, as ``train_data_next`` and the like."""
         iterate = loader.iterate
 
-        def measured(skip: int = 0) -> Iterator[Any]:
-            return self._batches(iterate(skip), f"{kind}_data_next")
+        def measured(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            return self._batches(iterate(*args, **kwargs), f"{kind}_data_next")
 
         loader.__dict__["iterate"] = measured
         self._replaced.append((loader, "iterate", self._absent))

@@ -7,7 +7,6 @@ Where it asks for GPUs: the one error, and the block with the accelerator replac
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +134,7 @@ def trains(trainer: Trainer, steps: int) -> None:
     assert not torch.equal(model.layers[1].weight, before)
 
 
-@pytest.mark.skipif(find_spec("orchestrator.metrics") is None, reason="pl.metrics is not there")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
 def test_the_first_module_trains() -> None:
     """Hyperparameters, metric objects, a scheduler and loaders of the module's own, with default Trainer."""
     model = MNISTModel(hidden_dim=128, lr=5e-4)

@@ -138,7 +138,13 @@ def test_each_form_is_told_once() -> None:
 def test_a_checkpoint_callback_joins_the_callbacks() -> None:
     """`checkpoint_callback=` takes a callback too, as it once did."""
     saver, other = ModelCheckpoint(), pl.Callback()
-    trainer = pl.Trainer(logger=False, checkpoint_callback=saver, callbacks=other)
+    trainer = pl.Trainer(
+        logger=False,
+        checkpoint_callback=saver,
+        callbacks=other,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     assert trainer.callbacks == [other, saver]
 
 

@@ -136,19 +136,6 @@ def test_modules_are_built_where_they_will_be() -> None:
     assert filled.weight.abs().max() > 0 and filled.weight.device.type == "cpu"
 
 
-@pytest.mark.parametrize("devices", [[0, 1], "0,1", (0, 1), "0, 1,"])
-def test_device_numbers_count(devices: Any) -> None:
-    """A list of the first devices means how many."""
-    assert pl.Trainer(accelerator="cpu", devices=devices, logger=False).world_size == 2
-
-
-@pytest.mark.parametrize("devices", [[1], "1,3", [2, 0]])
-def test_devices_are_not_chosen_by_number(devices: Any) -> None:
-    """Which devices a worker gets is Ray's choice; the error says how to narrow it."""
-    with pytest.raises(pl.MisconfigurationError, match=r"devices=.*chooses devices.*CUDA_VISIBLE_DEVICES="):
-        pl.Trainer(accelerator="cpu", devices=devices, logger=False)
-
-
 def test_a_registry_of_models_is_refused() -> None:
     """`model_registry` belongs to one vendor's service."""
     with pytest.raises(TypeError, match=r"no argument 'model_registry'.*leave it out"):

@@ -19,7 +19,7 @@ from orchestrator.loggers import CSVLogger
 from tests.orchestrator.groups import group_trainer
 from tests.orchestrator.tiny import loader, loss_of, network, quiet_trainer
 
-NO_CALLBACKS = {"EarlyStoppingReason", "TrainingSpikeException"}
+NO_CALLBACKS = {"EarlyStoppingReason", "RichProgressBarTheme", "TrainingSpikeException"}
 
 
 def say_nothing(*arguments: Any) -> None:
@@ -53,6 +53,7 @@ class Whole(pl.LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
+        self.lr, self.batch_size = 0.1, 4
         net = network()
         self.backbone, self.head = nn.Sequential(net[0], nn.BatchNorm1d(8)), nn.Sequential(*net[1:])
 
@@ -67,15 +68,24 @@ class Whole(pl.LightningModule):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.log("val_loss", loss_of(self, batch), sync_dist=True)
 
+    def train_dataloader(self) -> Any:
+        return loader(16, batch_size=self.batch_size)
+
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.SGD([item for item in self.parameters() if item.requires_grad], lr=0.1)
+        optimizer = torch.optim.SGD([item for item in self.parameters() if item.requires_grad], lr=self.lr)
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1)}
+
+
+def samples_of(batch: Any) -> int:
+    """Return how many samples a batch has."""
+    return len(batch[0])
 
 
 MAKE: dict[str, Callable[[Path], pl.Callback]] = {
     "BackboneFinetuning": lambda root: callbacks.BackboneFinetuning(1),
     "BaseFinetuning": lambda root: Freezes(),
     "BasePredictionWriter": lambda root: Counts(),
+    "BatchSizeFinder": lambda root: callbacks.BatchSizeFinder(max_trials=1, steps_per_trial=1),
     "Callback": lambda root: pl.Callback(),
     "Checkpoint": lambda root: callbacks.Checkpoint(),
     "DeviceStatsMonitor": lambda root: callbacks.DeviceStatsMonitor(),
@@ -83,12 +93,19 @@ MAKE: dict[str, Callable[[Path], pl.Callback]] = {
     "EarlyStopping": lambda root: callbacks.EarlyStopping("val_loss"),
     "GradientAccumulationScheduler": lambda root: callbacks.GradientAccumulationScheduler({1: 2}),
     "LambdaCallback": lambda root: callbacks.LambdaCallback(on_train_batch_end=say_nothing),
+    "LearningRateFinder": lambda root: callbacks.LearningRateFinder(num_training_steps=20),
     "LearningRateMonitor": lambda root: callbacks.LearningRateMonitor(),
     "ModelCheckpoint": lambda root: callbacks.ModelCheckpoint(root / "saved"),
     "ModelPruning": lambda root: callbacks.ModelPruning("l1_unstructured"),
+    "ModelSummary": lambda root: callbacks.ModelSummary(),
     "OnExceptionCheckpoint": lambda root: callbacks.OnExceptionCheckpoint(root / "failed"),
+    "ProgressBar": lambda root: callbacks.ProgressBar(),
+    "RichModelSummary": lambda root: callbacks.RichModelSummary(),
+    "RichProgressBar": lambda root: callbacks.RichProgressBar(),
     "SpikeDetection": lambda root: callbacks.SpikeDetection(exclude_batches_path=root, rtol=1e6),
     "StochasticWeightAveraging": lambda root: callbacks.StochasticWeightAveraging(0.05, 1),
+    "TQDMProgressBar": lambda root: callbacks.TQDMProgressBar(),
+    "ThroughputMonitor": lambda root: callbacks.ThroughputMonitor(samples_of),
     "Timer": lambda root: callbacks.Timer({"hours": 1}),
     "WeightAveraging": lambda root: callbacks.WeightAveraging(),
 }
@@ -121,10 +138,12 @@ def test_each_trains_alone(name: str, tmp_path: Path) -> None:
         max_epochs=2,
         logger=CSVLogger(tmp_path / "logs"),
         enable_checkpointing=isinstance(callback, callbacks.Checkpoint),
+        enable_progress_bar=isinstance(callback, callbacks.ProgressBar),
+        enable_model_summary=isinstance(callback, callbacks.ModelSummary),
         default_root_dir=tmp_path,
         log_every_n_steps=2,
     )
-    trainer.fit(Whole(), loader(16), loader(8))
+    trainer.fit(Whole(), val_dataloaders=loader(8))
     assert trainer.global_step >= 6
     assert type(pickle.loads(pickle.dumps(callback))) is type(callback)
 
@@ -133,12 +152,17 @@ def test_each_trains_alone(name: str, tmp_path: Path) -> None:
 @pytest.mark.timeout(60)
 def test_all_train_together_on_a_group(tmp_path: Path) -> None:
     """Two ranks with unequal ends train with all callbacks at once, and the driver's objects know."""
-    several_averages = {"StochasticWeightAveraging", "WeightAveraging", "BaseFinetuning"}
-    made = {name: make(tmp_path) for name, make in MAKE.items() if name not in several_averages}
+    several_of_a_kind = {
+        *("StochasticWeightAveraging", "WeightAveraging", "BaseFinetuning", "RichModelSummary"),
+        *("ProgressBar", "TQDMProgressBar", "BatchSizeFinder", "LearningRateFinder"),
+    }
+    made = {name: make(tmp_path) for name, make in MAKE.items() if name not in several_of_a_kind}
     trainer = group_trainer(
         tmp_path,
         callbacks=list(made.values()),
         enable_checkpointing=True,
+        enable_progress_bar=True,
+        enable_model_summary=True,
         logger=CSVLogger(tmp_path / "logs"),
         log_every_n_steps=2,
     )

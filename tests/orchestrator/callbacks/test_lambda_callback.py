@@ -28,10 +28,11 @@ def test_functions_are_called_like_methods(tmp_path: Path) -> None:
     trainer = quiet_trainer(
         callback, enable_checkpointing=True, default_root_dir=tmp_path, num_sanity_val_steps=1
     )
-    trainer.fit(Validated(), loader(8), loader(4))
+    module = Validated()
+    trainer.fit(module, loader(8), loader(4))
     trainer.save_checkpoint(tmp_path / "a.ckpt")
-    trainer.test(dataloaders=loader(4), verbose=False)
-    trainer.predict(dataloaders=loader(4))
+    trainer.test(module, loader(4), verbose=False)
+    trainer.predict(module, loader(4))
     quiet_trainer(callback, max_epochs=2).fit(Validated(), loader(8), ckpt_path=tmp_path / "a.ckpt")
     with pytest.raises(TypeError):
         quiet_trainer(callback).fit(Validated(), [None])
