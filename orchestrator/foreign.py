@@ -16,7 +16,9 @@ import types
 from typing import Any
 
 from modules.datamodule import LightningDataModule
+from modules.log import LogMixin
 from modules.module import LightningModule
+from modules.optimization import OptimizationMixin
 from orchestrator.errors import MisconfigurationError
 
 _ROOTS = ("lightning.pytorch", "pytorch_lightning")
@@ -44,6 +46,8 @@ _SERVICES = frozenset(
     }
 )
 """Methods of a module that reach into its trainer."""
+_OURS = (OptimizationMixin, LogMixin, LightningModule)
+"""Where ours are defined."""
 _INSIDE_LIGHTNING = {
     ("callbacks.batch_size_finder", "BatchSizeFinder"),
     ("callbacks.gradient_accumulation_scheduler", "GradientAccumulationScheduler"),
@@ -156,7 +160,7 @@ def bind(module: Any) -> None:
     bound: dict[str, Any] = {
         name: value for name, value in LightningModule().__dict__.items() if name not in module.__dict__
     }
-    for name, function in vars(LightningModule).items():
+    for name, function in [item for kind in _OURS for item in vars(kind).items()]:
         if name.startswith("__") or not inspect.isfunction(function):
             continue
         inherited = getattr(base, name, None)

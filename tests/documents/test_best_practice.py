@@ -170,14 +170,17 @@ def test_a_gpu_that_is_not_there_is_one_error() -> None:
 @pytest.mark.extras
 def test_another_logger(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights & Biases takes the place of TensorBoard; without an account in its offline mode."""
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     from orchestrator.loggers import WandbLogger
 
     wandb_logger = WandbLogger(project="mnist-pl", name="mlp-experiment")
     trainer = Trainer(logger=wandb_logger, max_epochs=5)
-    trains(trainer, 5 * 3)
-    assert wandb_logger.name == "mnist-pl"
+    try:
+        trains(trainer, 5 * 3)
+        assert wandb_logger.name == "mnist-pl"
+    finally:
+        wandb.teardown()
 
 
 @pytest.mark.ray

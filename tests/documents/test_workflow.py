@@ -93,6 +93,7 @@ def test_a_summary_is_shown(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.extras
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_export_to_onnx() -> None:
     """The ONNX file computes what the module does."""
     onnxruntime = pytest.importorskip("onnxruntime")
