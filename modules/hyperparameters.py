@@ -15,6 +15,8 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import nn
+
 
 class AttributeDict(dict[str, Any]):
     """A dictionary whose keys can be read and set as attributes."""
@@ -70,7 +72,7 @@ class HyperparametersMixin:
             frame = None if current is None else current.f_back
         values = _init_arguments(self, frame)
         if len(args) == 1 and not isinstance(args[0], str):
-            holders = (name for name, value in values.items() if value is args[0])
+            holders = (name for name, value in values.items() if _is_same(value, args[0]))
             self.__dict__["_hparams_name"] = next(holders, "kwargs")
             values = _as_mapping(args[0])
         elif args:
@@ -84,7 +86,7 @@ class HyperparametersMixin:
         earlier = self.__dict__.get("_hparams", {})
         kept = {name: value for name, value in {**earlier, **values}.items() if name not in ignored}
         self.__dict__["_hparams"] = AttributeDict(kept)
-        self.__dict__["_hparams_initial"] = AttributeDict(copy.deepcopy(kept))
+        self.__dict__["_hparams_initial"] = AttributeDict(_independent(kept))
         self.__dict__["_log_hyperparams"] = logger
 
     @property
@@ -98,8 +100,29 @@ class HyperparametersMixin:
     @property
     def hparams_initial(self) -> AttributeDict:
         """A copy of the hyperparameters as they were when saved."""
-        found: AttributeDict = copy.deepcopy(self.__dict__.get("_hparams_initial", AttributeDict()))
-        return found
+        return AttributeDict(_independent(self.__dict__.get("_hparams_initial", {})))
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    """Whether two arguments are one object, or dictionaries that hold the same."""
+    if value is other:
+        return True
+    try:
+        return isinstance(value, dict) and isinstance(other, dict) and bool(value == other)
+    except (ValueError, RuntimeError):  # of arrays in them, which have no one answer
+        return False
+
+
+def _independent(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return copies of `values`; modules, and what cannot be copied, are kept as they are."""
+    shared = {id(value): value for value in values.values() if isinstance(value, nn.Module)}
+    copies = {}
+    for name, value in values.items():
+        try:
+            copies[name] = copy.deepcopy(value, dict(shared))
+        except Exception:  # a lock, a generator, a file: whatever the object itself raises
+            copies[name] = value
+    return copies
 
 
 def _as_mapping(values: Any) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 With one rank the loader is read untouched and draws from the process's generators exactly as a plain loop
 would. With more, a copy of it gets a sampler from `modules.sampler`; the user's own object never changes.
-Map-style loaders are resumed without loading what was used; others are read up to the place. A loader whose
-length ranks cannot know in advance is marked so (`plan` is None), and the training loop agrees on its end
-step by step. Fails before anything is read when what was given cannot be shared.
+A loader with ``state_dict`` and ``load_state_dict`` is resumed by them, on each rank with that rank's own
+state. Else map-style loaders are resumed without loading what was used, and others are read up to the place.
+A loader whose length ranks cannot know in advance is marked so (`plan` is None), and the training loop agrees
+on its end step by step. Fails before anything is read when what was given cannot be shared.
 """
 
 from __future__ import annotations
@@ -25,10 +26,15 @@ from torch.utils.data import (
 )
 
 from modules import rng
+from modules.batch_notes import NotedBatches
+from modules.keyed_dataset import KeyedDataset
 from modules.loader_processes import LoaderContext
 from modules.order import BatchPlan, StridedPlan
 from modules.sampler import ShardBatchSampler, ShardSampler, SkipBatches, own_generators, tell_epoch
 from modules.sharded_iterable import ShardedIterable, reads_rank, splits_workers
+
+Mark = tuple[dict[str, Any], list[Any]]
+"""The process's random state, and those of a loader's own generators."""
 
 
 class RankLoader:
@@ -43,6 +49,7 @@ class RankLoader:
         pad: Repeat samples so that all ranks have equally many.
         whole_batches: Deal whole batches of the one-process order rather than samples, so that their contents
             stay together.
+        keyed: Samples of map-style data sets draw random numbers that depend on (seed, epoch, index) alone.
         pickler: With several ranks, the pickler class for what a loader's worker processes are given; one
             that takes classes of the user's script by value. None takes plain pickle.
 
@@ -67,6 +74,7 @@ class RankLoader:
         shard: bool = True,
         pad: bool = False,
         whole_batches: bool = False,
+        keyed: bool = False,
         pickler: type[Any] | None = None,
     ) -> None:
         _refuse_several(source)
@@ -87,6 +95,10 @@ class RankLoader:
             self._stride = (rank, world_size)
         elif world_size == 1:
             self.plan = _plan_alone(source)
+        self._keyed: KeyedDataset | None = None
+        if keyed and isinstance(self._reader, DataLoader) and not _is_stream(self._reader):
+            self._keyed = KeyedDataset(self._reader.dataset, seed)
+            self._reader = _copy_with(self._reader, {"dataset": self._keyed})
         self._dealt = [
             sampler
             for sampler in _samplers(self._reader)
@@ -99,6 +111,9 @@ class RankLoader:
         self.exact = self.plan is not None or (alike and _is_exact(source))
         self.kept = getattr(self._reader, "_iterator", None) is not None
         self._generators = own_generators(self._reader, *_samplers(self._reader))
+        self._is_stateful = all(
+            callable(getattr(self._reader, name, None)) for name in ("state_dict", "load_state_dict")
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -113,6 +128,8 @@ class RankLoader:
         self._epoch = epoch
         for target in (*_samplers(self._reader), getattr(self.source, "dataset", None)):
             tell_epoch(target, epoch)
+        if self._keyed is not None:
+            self._keyed.set_epoch(epoch)
         self._take_plan()
 
     def _take_plan(self) -> None:
@@ -122,25 +139,79 @@ class RankLoader:
         if self.plan is not None:
             self.num_batches = self.plan.num_batches
 
-    def iterate(self, skip: int = 0) -> Iterator[Any]:
+    def iterate(
+        self, skip: int = 0, own: Mapping[str, Any] | None = None, first: Mark | None = None
+    ) -> Iterator[Any]:
         """Return an iterator over this rank's batches of the epoch after the first `skip`.
 
         What reading the skipped part draws from the process's generators is drawn here, so that the caller
         may set them afterwards. A map-style data set is not asked for skipped samples; if it draws random
         numbers inside worker processes, these start again as at the beginning of an epoch.
+
+        Args:
+            skip: Batches that were used.
+            own: With `skip`, what `own_state` returned after them.
+            first: With `skip`, the random state in which the first batch was asked for, where that is not
+                the present one.
         """
         reader = self._keep_processes()
+        start, step = self._stride or (0, 1)
+        if own and self._is_stateful and "state" in own:
+            self.take_state(own)
+            # On from where the iterator stood, which was right behind this rank's last batch.
+            return _every(iter(reader), step - 1 if skip else start, step)
         if skip and isinstance(reader, DataLoader) and not isinstance(reader.dataset, IterableDataset):
             slot = "sampler" if reader.batch_sampler is None else "batch_sampler"
             skipping = SkipBatches(getattr(reader, slot), skip)
             rest = iter(_copy_with(reader, {slot: skipping}))
+            self.put_back(first)
             skipping.prime()
             return rest
         iterator: Iterator[Any] = iter(reader)
-        first, step = self._stride or (0, 1)
+        self.put_back(first)
         for _ in itertools.islice(iterator, skip * step):
             pass
-        return itertools.islice(iterator, first, None, step) if self._stride else iterator
+        return _every(iterator, start, step)
+
+    def own_state(self) -> dict[str, Any]:
+        """Return what the loader says itself of where it stands, as ``{"state": ...}``; empty for one that
+        cannot.
+        """
+        if not self._is_stateful:
+            return {}
+        return {"state": copy.deepcopy(self._reader.state_dict())}  # type: ignore[attr-defined]
+
+    def take_state(self, own: Mapping[str, Any]) -> None:
+        """Give back to the loader what `own_state` returned, before it is iterated."""
+        if self._is_stateful and "state" in own:
+            self._reader.load_state_dict(copy.deepcopy(own["state"]))  # type: ignore[attr-defined]
+
+    def mark(self) -> Mark:
+        """Return the random states that reading draws from, now."""
+        return rng.capture(), [generator.get_state() for generator in self._generators]
+
+    def put_back(self, mark: Mark | None) -> None:
+        """Set the random states to those of `mark`; None leaves them."""
+        if mark is None:
+            return
+        state, generators = mark
+        rng.restore(state)
+        for generator, own in zip(self._generators, generators, strict=False):
+            generator.set_state(own)
+
+    def close(self) -> None:
+        """Nothing is held between epochs but what the loader itself keeps."""
+
+    def note_batches(self) -> list[list[Any]]:
+        """Return a list that gets the sample ids of each batch that is read from here on; it stays empty
+        where samples have none.
+        """
+        reader = self._reader
+        if not isinstance(reader, DataLoader) or reader.batch_sampler is None or _is_stream(reader):
+            return []
+        noted = NotedBatches(reader.batch_sampler)
+        self._reader = _copy_with(reader, {"batch_sampler": noted})
+        return noted.notes
 
     def generators(self) -> list[torch.Generator]:
         """Return the random generators of the user's own that reading draws from; their state belongs to a
@@ -161,13 +232,17 @@ class RankLoader:
         return reader
 
 
+def _every(iterator: Iterator[Any], start: int, step: int) -> Iterator[Any]:
+    return iterator if step == 1 else itertools.islice(iterator, start, None, step)
+
+
 def _refuse_several(source: object) -> None:
     """Refuse collections of loaders, whose keys or members would be taken for batches."""
     items = source if isinstance(source, (list, tuple)) else ()
     if isinstance(source, Mapping) or any(isinstance(item, DataLoader) for item in items):
         raise ValueError(
             f"A {type(source).__qualname__} of loaders was given where one loader is read: its members would "
-            "be taken for batches. Give one DataLoader; ConcatDataset and StackDataset join data sets."
+            "be taken for batches. Give one DataLoader, or wrap them in a CombinedLoader and read that."
         )
 
 

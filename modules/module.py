@@ -8,42 +8,57 @@ without a trainer, a LightningModule is an ordinary torch module, and `log` warn
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from modules import export
 from modules.hyperparameters import HyperparametersMixin
-from modules.saving import load_from_checkpoint
+from modules.log import LogMixin
+from modules.optimization import OptimizationMixin
+from modules.saving import class_only_method, load_from_checkpoint
 
-_ATTACHED = ("_trainer", "_log_sink")
+_ATTACHED = ("_trainer", "_log_sink", "_optimization")
+_LEFT_BEHIND = ("_compiled_steps",)
 
 
-class LightningModule(HyperparametersMixin, nn.Module):
+class LightningModule(OptimizationMixin, LogMixin, HyperparametersMixin, nn.Module):
     """Subclass it, give it layers, and override ``training_step`` and ``configure_optimizers``.
 
     Attributes:
-        automatic_optimization: The trainer runs backward, clipping and the optimizer.
+        automatic_optimization: The trainer runs backward, clipping and the optimizer; False leaves them to
+            ``training_step``, see `modules.optimization`.
         strict_loading: Names of weights must agree when a checkpoint is loaded.
-        example_input_array: An input of ``forward``, for graphs and summaries.
+        example_input_array: An input of ``forward``, for graphs, summaries and exports: a tensor, a tuple of
+            arguments, or a dictionary of keyword arguments.
+        prepare_data_per_node: Run ``prepare_data`` on each node, else only on the first.
+        allow_zero_length_dataloader_with_multiple_devices: Accept loaders without a batch; nothing is run on
+            them. A rank that gets none of the data is fine in any case.
     """
 
     automatic_optimization: bool = True
     strict_loading: bool = True
     example_input_array: Any = None
+    prepare_data_per_node: bool = True
+    allow_zero_length_dataloader_with_multiple_devices: bool = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._trainer: Any = None
-        self._log_sink: Callable[..., None] | None = None
+        self._log_sink = None
+        self._optimization: Any = None
 
     # ---------------------------------------------------------------- what to override: steps
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Return the loss of a batch: a scalar tensor, or a dictionary with ``loss``; None skips the batch.
+
+        A dictionary with ``loss_sum`` and ``loss_count`` instead makes the gradient of a step that of the sum
+        of all sums, over micro-batches and ranks, divided by the sum of all counts (of tokens, say). With
+        ``automatic_optimization`` False anything may be returned.
 
         Called as ``training_step(batch, batch_idx)``; ``batch_idx`` may be left out of the signature.
         """
@@ -65,7 +80,7 @@ class LightningModule(HyperparametersMixin, nn.Module):
 
     def configure_optimizers(self) -> Any:
         """Return an optimizer, or ``{"optimizer": ..., "lr_scheduler": ...}``, or ``([optimizers],
-        [schedulers])``.
+        [schedulers])``. Several optimizers need ``automatic_optimization = False``.
         """
         raise NotImplementedError
 
@@ -261,7 +276,8 @@ class LightningModule(HyperparametersMixin, nn.Module):
     ) -> None:
         """Step the optimizer; an override must call ``optimizer.step(closure=optimizer_closure)``.
 
-        The closure runs training_step, zeroing and backward.
+        The closure runs training_step, zeroing and backward; ``optimizer.step`` runs it, then clipping and
+        the optimizer's own step. `optimizer` is as `optimizers` returns it.
         """
         optimizer.step(closure=optimizer_closure)
 
@@ -282,71 +298,6 @@ class LightningModule(HyperparametersMixin, nn.Module):
         self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     # ---------------------------------------------------------------- what to use
-
-    def log(
-        self,
-        name: str,
-        value: Any,
-        prog_bar: bool = False,
-        logger: bool | None = None,
-        on_step: bool | None = None,
-        on_epoch: bool | None = None,
-        reduce_fx: str | Callable[..., Any] = "mean",
-        enable_graph: bool = False,
-        sync_dist: bool = False,
-        sync_dist_group: Any = None,
-        add_dataloader_idx: bool = True,
-        batch_size: int | None = None,
-        metric_attribute: str | None = None,
-        rank_zero_only: bool = False,
-    ) -> None:
-        """Record a number under `name`, for loggers, callbacks and the progress display.
-
-        Args:
-            name: What it is called. Logged on step and on epoch, it appears as ``name_step`` and
-                ``name_epoch`` too.
-            value: A number or a tensor of one element; detached, never waited for.
-            prog_bar: Show it in the progress display.
-            logger: Send it to the loggers (True unless said otherwise).
-            on_step: Record the value of this step. Default: True in training steps.
-            on_epoch: Record the epoch's reduction. Default: True in evaluation and in epoch hooks.
-            reduce_fx: How an epoch's values become one: mean (weighted by batch size), sum, min, max.
-            enable_graph: Accepted; values are always detached.
-            sync_dist: Reduce over ranks; otherwise rank 0's value counts.
-            sync_dist_group: Has no effect: values are reduced over all ranks.
-            add_dataloader_idx: With several evaluation loaders, append ``/dataloader_idx_N``.
-            batch_size: Weight of this value in the mean; taken from the batch when None.
-            metric_attribute: Has no effect: metric objects are not accepted yet, log their values.
-            rank_zero_only: Called on rank 0 only; such a value cannot be monitored.
-
-        Raises:
-            MisconfigurationError: Not allowed in this hook, or called differently than before under the same
-                name.
-        """
-        sink = self._log_sink
-        if sink is None:
-            self._warn_unattached(stacklevel=3)
-            return
-        sink(
-            name,
-            value,
-            prog_bar,
-            logger,
-            on_step,
-            on_epoch,
-            reduce_fx,
-            sync_dist,
-            add_dataloader_idx,
-            batch_size,
-            rank_zero_only,
-        )
-
-    def log_dict(self, dictionary: Mapping[str, Any], **kwargs: Any) -> None:
-        """Call `log` for each name and value of `dictionary`, with the same keyword arguments."""
-        if self._log_sink is None:
-            self._warn_unattached(stacklevel=3)
-        for name, value in dictionary.items():
-            self.log(name, value, **kwargs)
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print on rank 0 only."""
@@ -410,15 +361,40 @@ class LightningModule(HyperparametersMixin, nn.Module):
         found = next((item.dtype for item in self.parameters() if item.is_floating_point()), None)
         return torch.get_default_dtype() if found is None else found
 
-    def optimizers(self) -> Any:
-        """Return the optimizer, or the list of them when there are several."""
-        found = list(self.trainer.optimizers)
-        return found[0] if len(found) == 1 else found
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the module is on a CUDA device."""
+        return self.device.type == "cuda"
 
-    def lr_schedulers(self) -> Any:
-        """Return the scheduler, the list of them when there are several, or None."""
-        found = [config.scheduler for config in self.trainer.lr_scheduler_configs]
-        return None if not found else found[0] if len(found) == 1 else found
+    @property
+    def device_mesh(self) -> Any:
+        """The strategy's mesh of devices, or None where it has none."""
+        return None if self._trainer is None else getattr(self._trainer.strategy, "device_mesh", None)
+
+    def all_gather(self, data: Any, group: Any = None, sync_grads: bool = False) -> Any:
+        """Return the values of all ranks. On a group call it on all ranks, with the same shapes.
+
+        Args:
+            data: A tensor or number, or dictionaries, lists and tuples of them.
+            group: A process group; all ranks when None.
+            sync_grads: Let gradients flow back to the ranks that the values came from.
+
+        Returns:
+            The same structure. In a process of its own each tensor as it is; on a group each has a new first
+            dimension of the ranks.
+        """
+        strategy = None if self._trainer is None else self._trainer.strategy
+        if isinstance(data, Mapping):
+            return type(data)((name, self.all_gather(item, group, sync_grads)) for name, item in data.items())  # type: ignore[call-arg]
+        if isinstance(data, tuple) and hasattr(data, "_fields"):
+            return type(data)(*(self.all_gather(item, group, sync_grads) for item in data))
+        if isinstance(data, (list, tuple)):
+            return type(data)(self.all_gather(item, group, sync_grads) for item in data)
+        if isinstance(data, (bool, int, float)):
+            data = torch.tensor(data, device=self.device)
+        if not isinstance(data, Tensor) or strategy is None:
+            return data
+        return strategy.all_gather(data, group, sync_grads)
 
     def clip_gradients(
         self,
@@ -427,7 +403,9 @@ class LightningModule(HyperparametersMixin, nn.Module):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip the gradients of the optimizer's parameters: ``"norm"`` of all together (default) or each
-        ``"value"``. Without a value nothing is clipped.
+        ``"value"``. What is not given is as in the Trainer; without a value nothing is clipped.
+
+        In manual optimization, call it between `manual_backward` and the optimizer's step.
 
         Raises:
             ValueError: There is no such algorithm.
@@ -437,8 +415,14 @@ class LightningModule(HyperparametersMixin, nn.Module):
                 f"clip_gradients(gradient_clip_algorithm={gradient_clip_algorithm!r}): there is no such "
                 'algorithm. Use "norm" or "value".'
             )
+        if gradient_clip_val is None and self._trainer is not None:
+            gradient_clip_val = self._trainer.gradient_clip_val
+        if gradient_clip_algorithm is None and self._trainer is not None:
+            gradient_clip_algorithm = self._trainer.gradient_clip_algorithm
         if not gradient_clip_val:
             return
+        if self._optimization is not None:
+            self._optimization.prepare_clipping(optimizer)
         parameters = [item for group in optimizer.param_groups for item in group["params"]]
         if gradient_clip_algorithm == "value":
             nn.utils.clip_grad_value_(parameters, gradient_clip_val)
@@ -457,27 +441,56 @@ class LightningModule(HyperparametersMixin, nn.Module):
             parameter.requires_grad = True
         self.train()
 
-    @classmethod
+    @class_only_method
     def load_from_checkpoint(
         cls,
-        checkpoint_path: str | os.PathLike[str],
-        map_location: Any = "cpu",
+        checkpoint_path: str | os.PathLike[str] | IO[bytes],
+        map_location: Any = None,
         hparams_file: str | os.PathLike[str] | None = None,
         strict: bool | None = None,
+        weights_only: bool | None = None,
         **kwargs: Any,
     ) -> Self:
         """Build an instance from a checkpoint's hyperparameters and weights; see `modules.saving`."""
-        return load_from_checkpoint(cls, checkpoint_path, map_location, hparams_file, strict, **kwargs)
+        return load_from_checkpoint(
+            cls, checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs
+        )
+
+    def to_onnx(
+        self,
+        file_path: str | os.PathLike[str] | IO[bytes] | None = None,
+        input_sample: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Export ``forward`` to ONNX; see `modules.export.to_onnx`."""
+        return export.to_onnx(self, file_path, input_sample, **kwargs)
+
+    def to_torchscript(
+        self,
+        file_path: str | os.PathLike[str] | None = None,
+        method: str = "script",
+        example_inputs: Any = None,
+        **kwargs: Any,
+    ) -> torch.jit.ScriptModule:
+        """Export ``forward`` to TorchScript, deprecated by torch; see `modules.export.to_torchscript`."""
+        return export.to_torchscript(self, file_path, method, example_inputs, **kwargs)
+
+    def to_exported_program(
+        self,
+        file_path: str | os.PathLike[str] | IO[bytes] | None = None,
+        input_sample: Any = None,
+        **kwargs: Any,
+    ) -> torch.export.ExportedProgram:
+        """Export ``forward`` with `torch.export`; see `modules.export.to_exported_program`."""
+        return export.to_exported_program(self, file_path, input_sample, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
-        return {**state, **dict.fromkeys(_ATTACHED)}
+        kept = {name: value for name, value in state.items() if name not in _LEFT_BEHIND}
+        return {**kept, **dict.fromkeys(_ATTACHED)}
 
-    def _warn_unattached(self, stacklevel: int) -> None:
-        if self.__dict__.get("_warned_unattached"):
-            return
-        self.__dict__["_warned_unattached"] = True
-        warnings.warn(
-            f"{type(self).__qualname__}.log() was called without a Trainer: nothing is recorded.",
-            stacklevel=stacklevel,
-        )
+
+# For torch.jit.script: what it must not compile, because it is about training.
+LightningModule.__jit_unused_properties__ = [  # type: ignore[attr-defined]
+    name for name in dir(LightningModule) if isinstance(getattr(LightningModule, name), property)
+]

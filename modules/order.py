@@ -52,6 +52,14 @@ class BatchPlan(Protocol):
         """Batches before `batch_idx` that have samples, over all ranks."""
         ...
 
+    def batches(self, rank: int) -> int:
+        """Batches that `rank` takes in the epoch."""
+        ...
+
+    def samples_in(self, rank: int, batches: int) -> int:
+        """Samples in the first `batches` batches of `rank`."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StridedPlan:
@@ -82,7 +90,7 @@ class StridedPlan:
     @property
     def num_batches(self) -> int:
         """Batches of rank 0, which has at least as many samples as any other."""
-        return -(-self.samples(0) // self.batch_size)
+        return self.batches(0)
 
     @property
     def first_uneven(self) -> int:
@@ -94,13 +102,19 @@ class StridedPlan:
 
     def samples_before(self, batch_idx: int) -> int:
         """Samples in the batches before `batch_idx`, over all ranks."""
-        return sum(min(batch_idx * self.batch_size, self.samples(rank)) for rank in range(self.world_size))
+        return sum(self.samples_in(rank, batch_idx) for rank in range(self.world_size))
 
     def batches_before(self, batch_idx: int) -> int:
         """Batches before `batch_idx` that have samples, over all ranks."""
-        return sum(
-            min(batch_idx, -(-self.samples(rank) // self.batch_size)) for rank in range(self.world_size)
-        )
+        return sum(min(batch_idx, self.batches(rank)) for rank in range(self.world_size))
+
+    def batches(self, rank: int) -> int:
+        """Batches that `rank` takes in the epoch."""
+        return -(-self.samples(rank) // self.batch_size)
+
+    def samples_in(self, rank: int, batches: int) -> int:
+        """Samples in the first `batches` batches of `rank`."""
+        return min(batches * self.batch_size, self.samples(rank))
 
     def sizes(self, batch_idx: int) -> Sequence[int]:
         """Samples of each rank in batch `batch_idx`, by rank."""
@@ -139,6 +153,14 @@ class ListedPlan:
     def batches_before(self, batch_idx: int) -> int:
         """Batches before `batch_idx`, over all ranks."""
         return min(batch_idx * self.world_size, len(self.batch_lengths))
+
+    def batches(self, rank: int) -> int:
+        """Batches that `rank` takes in the epoch."""
+        return len(range(rank, len(self.batch_lengths), self.world_size))
+
+    def samples_in(self, rank: int, batches: int) -> int:
+        """Samples in the first `batches` batches of `rank`."""
+        return sum(self.batch_lengths[rank : batches * self.world_size : self.world_size])
 
     def sizes(self, batch_idx: int) -> Sequence[int]:
         """Samples of each rank in its batch `batch_idx`, by rank."""

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from modules.rng import seed_everything as seed_everything
     from orchestrator import callbacks as callbacks
     from orchestrator import loggers as loggers
+    from orchestrator import metrics as metrics
+    from orchestrator import plugins as plugins
+    from orchestrator import profilers as profilers
     from orchestrator import strategies as strategies
+    from orchestrator import tuner as tuner
+    from orchestrator import utilities as utilities
     from orchestrator.callbacks.callback import Callback as Callback
     from orchestrator.errors import MisconfigurationError as MisconfigurationError
     from orchestrator.lifetime import shutdown as shutdown
@@ -40,7 +45,16 @@ _HOMES = {
     "seed_everything": "modules.rng",
     "shutdown": "orchestrator.lifetime",
 }
-_SUBPACKAGES = ("callbacks", "loggers", "strategies")
+_SUBPACKAGES = (
+    "callbacks",
+    "loggers",
+    "metrics",
+    "plugins",
+    "profilers",
+    "strategies",
+    "tuner",
+    "utilities",
+)
 
 __all__ = [
     "Callback",
@@ -52,9 +66,14 @@ __all__ = [
     "TrialStopped",
     "callbacks",
     "loggers",
+    "metrics",
+    "plugins",
+    "profilers",
     "seed_everything",
     "shutdown",
     "strategies",
+    "tuner",
+    "utilities",
 ]
 
 check_for_shadowed_packages()

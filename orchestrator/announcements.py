@@ -6,17 +6,28 @@ up logging itself; results are printed.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
 
 from orchestrator.plan import Plan
 
 _log = logging.getLogger("orchestrator")
 
 
+class _ToStderr(logging.Handler):
+    """Writes to standard error as it is at the moment: progress bars replace it to stay undamaged."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record; a stream that is gone is not written to."""
+        with contextlib.suppress(OSError, ValueError):
+            print(self.format(record), file=sys.stderr, flush=True)
+
+
 def announce(plan: Plan) -> None:
     """Say where a call runs, before it does."""
     if not _log.handlers and not logging.getLogger().handlers:
-        _log.addHandler(logging.StreamHandler())
+        _log.addHandler(_ToStderr())
         _log.setLevel(logging.INFO)
     _log.info(plan.describe())
 

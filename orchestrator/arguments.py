@@ -7,25 +7,38 @@ the argument as the user wrote it and says what to write instead.
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterable
-from typing import Any, NoReturn
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn, ParamSpec, cast
 
 from torch.utils.data import DataLoader, IterableDataset
 
 from modules.datamodule import LightningDataModule
 from modules.module import LightningModule
+from orchestrator import foreign, from_environment, legacy
+from orchestrator.batch_limits import empty_loader
 from orchestrator.callbacks.callback import Callback
+from orchestrator.callbacks.checkpoint import Checkpoint
+from orchestrator.callbacks.factories import callbacks_of_factories
 from orchestrator.callbacks.model_checkpoint import ModelCheckpoint
+from orchestrator.callbacks.model_summary import ModelSummary
+from orchestrator.callbacks.progress_bar import ProgressBar
+from orchestrator.callbacks.rich_progress_bar import RichProgressBar
+from orchestrator.callbacks.timer import Timer
 from orchestrator.errors import MisconfigurationError, suggest
-from orchestrator.feed import empty_loader
 from orchestrator.hooks import overrides
 from orchestrator.job import Job
+from orchestrator.loader_forms import check_source, form_of, may_be_empty
 from orchestrator.loggers.csv import CSVLogger
 from orchestrator.loggers.dummy import DummyLogger
 from orchestrator.loggers.logger import Logger
 from orchestrator.loggers.tensorboard import TensorBoardLogger
 from orchestrator.settings import Settings
+from orchestrator.step_parts import training_step_arguments
+
+P = ParamSpec("P")
 
 _FIRST_KIND = {"fit": "train", "validate": "val", "test": "test", "predict": "predict"}
 _NEEDED_METHODS = {
@@ -39,37 +52,37 @@ _NEEDED_METHODS = {
 
 
 _INSTEAD = {
-    "gpus": "Use accelerator='gpu' and devices=N.",
     "max_batches": "Use limit_train_batches=N.",
-    "num_processes": "Use devices=N.",
+    "model_registry": "Registries of one vendor are not supported: leave it out.",
     "num_workers": "Use devices=N; a DataLoader has num_workers.",
-    "resume_from_checkpoint": "Use fit(ckpt_path=...).",
-    "tpu_cores": "TPUs are not supported.",
 }
-_NOT_YET = frozenset(
-    {
-        "barebones",
-        "benchmark",
-        "detect_anomaly",
-        "deterministic",
-        "enable_autolog_hparams",
-        "enable_model_summary",
-        "max_time",
-        "overfit_batches",
-        "plugins",
-        "profiler",
-        "reload_dataloaders_every_n_epochs",
-        "sync_batchnorm",
-    }
-)
+_NO_ARGUMENTS = ("self", "unknown", "return")
+
+
+def as_written(init: Callable[P, None]) -> Callable[P, None]:
+    """Let the Trainer's constructor take older forms, and from the environment what the script leaves out."""
+    known = {name: str(kind) for name, kind in init.__annotations__.items() if name not in _NO_ARGUMENTS}
+
+    @functools.wraps(init)
+    def constructor(*args: Any, **given: Any) -> None:
+        given = legacy.modernize(given, known)
+        resume = given.pop("resume_from_checkpoint", None)
+        found = from_environment.read(os.environ, known)
+        taken = {name: value for name, value in found.items() if name not in given}
+        try:
+            init(*args, **{**taken, **given})
+        except MisconfigurationError as error:
+            raise from_environment.naming(error, taken) from error.__cause__
+        if resume is not None:
+            args[0].fit_from = resume
+
+    return cast("Callable[P, None]", constructor)
 
 
 def refuse_unknown(name: str, known: list[str]) -> NoReturn:
     """Raise the TypeError for an argument `name` that the Trainer has not; `known` are those that it has."""
     if name in _INSTEAD:
         raise TypeError(f"Trainer has no argument {name!r}. {_INSTEAD[name]}")
-    if name in _NOT_YET:
-        raise TypeError(f"Trainer has no argument {name!r}: it is not supported yet. Leave it out.")
     hint = suggest(name, known)
     raise TypeError(
         f"Trainer has no argument {name!r}.{hint}" + ("" if hint else f" It has {', '.join(known)}.")
@@ -82,6 +95,12 @@ def loggers_of(given: Any, settings: Settings) -> list[Logger]:
     Raises:
         MisconfigurationError: Something is no logger.
     """
+    if settings.barebones:
+        if given:
+            raise MisconfigurationError(
+                f"Trainer(barebones=True, logger={given!r}): barebones logs nothing. Leave one of them out."
+            )
+        return []
     if settings.fast_dev_run:
         return [DummyLogger()] if given not in (False, []) else []
     if given is None or given is True:
@@ -90,7 +109,7 @@ def loggers_of(given: Any, settings: Settings) -> list[Logger]:
         return []
     found = list(given) if isinstance(given, (list, tuple)) else [given]
     for item in found:
-        if not isinstance(item, Logger):
+        if not isinstance(item, Logger) and not foreign.is_foreign_logger(item):
             raise MisconfigurationError(
                 f"Trainer(logger={item!r}) is a {type(item).__name__}. Use True, False, a Logger such as "
                 f"{CSVLogger.__name__}, or a list."
@@ -98,13 +117,21 @@ def loggers_of(given: Any, settings: Settings) -> list[Logger]:
     return found
 
 
-def callbacks_of(given: Any, settings: Settings, enable_checkpointing: bool | None) -> list[Callback]:
+def callbacks_of(
+    given: Any,
+    settings: Settings,
+    enable_checkpointing: bool | None,
+    enable_progress_bar: bool | None = None,
+    enable_model_summary: bool | None = None,
+) -> list[Callback]:
     """Return the callbacks that ``Trainer(callbacks=given)`` means, in the order in which they run.
 
     Args:
         given: What the user gave.
-        settings: Say whether checkpoints are written.
+        settings: Say whether checkpoints are written, and what is shown.
         enable_checkpointing: What the user wrote, which settings and sweeps overrule without contradiction.
+        enable_progress_bar: Likewise.
+        enable_model_summary: Likewise.
 
     Raises:
         MisconfigurationError: Something is no callback, or two cannot be told apart or contradict an
@@ -112,12 +139,12 @@ def callbacks_of(given: Any, settings: Settings, enable_checkpointing: bool | No
     """
     found = [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
     for item in found:
-        if not isinstance(item, Callback):
+        if not isinstance(item, Callback) and not foreign.is_foreign_callback(item):
             raise MisconfigurationError(
                 f"Trainer(callbacks=...) has {item!r}, which is not a callback. "
                 f"{_instance_of(item, Callback)}"
             )
-    keys = [item.state_key for item in found if type(item).state_dict is not Callback.state_dict]
+    keys = [item.state_key for item in found if overrides(item, "state_dict", Callback)]
     doubled = sorted({key for key in keys if keys.count(key) > 1})
     if doubled:
         raise MisconfigurationError(
@@ -125,20 +152,68 @@ def callbacks_of(given: Any, settings: Settings, enable_checkpointing: bool | No
             "states cannot be told apart. "
             "Give them different arguments, or override state_key."
         )
-    saves = any(isinstance(item, ModelCheckpoint) for item in found)
-    if saves and enable_checkpointing is False:
+    legacy.refuse_gone_hooks(found)
+    saves = next((type(item).__name__ for item in found if saves_checkpoints(item)), None)
+    if saves is not None and enable_checkpointing is False:
         raise MisconfigurationError(
-            "Trainer(enable_checkpointing=False) has a ModelCheckpoint among its callbacks. Leave one of "
-            "them out."
+            f"Trainer(enable_checkpointing=False) has a {saves} among its callbacks. Leave one of them out."
         )
-    if settings.enable_checkpointing and not saves:
+    bare, draws = settings.barebones, foreign.is_foreign_progress_bar
+    for kind, addition, name, wanted, on in (
+        (
+            ProgressBar,
+            RichProgressBar,
+            "enable_progress_bar",
+            enable_progress_bar,
+            settings.enable_progress_bar,
+        ),
+        (
+            ModelSummary,
+            ModelSummary,
+            "enable_model_summary",
+            enable_model_summary,
+            settings.enable_model_summary,
+        ),
+    ):
+        own = [item for item in found if isinstance(item, kind) or (kind is ProgressBar and draws(item))]
+        if own and (wanted is False or bare):
+            argument = "barebones=True" if bare else f"{name}=False"
+            raise MisconfigurationError(
+                f"Trainer({argument}) has a {type(own[0]).__name__} among its callbacks. "
+                "Leave one of them out."
+            )
+        if len(own) > 1:
+            raise MisconfigurationError(
+                f"Trainer(callbacks=...) has {len(own)} of a kind: "
+                f"{', '.join(type(item).__name__ for item in own)}. Give one."
+            )
+        if on and not own:
+            found.append(addition())
+    if saves is not None and bare:
+        raise MisconfigurationError(
+            f"Trainer(barebones=True) has a {saves} among its callbacks. Leave one of them out."
+        )
+    if settings.enable_checkpointing and saves is None:
         found.append(ModelCheckpoint())
-    return checkpoints_last(found)
+    if settings.max_time is not None and any(isinstance(item, Timer) for item in found):
+        warnings.warn(
+            f"Trainer(max_time={str(settings.max_time)!r}) is ignored: the Timer among the callbacks says "
+            "how long training may take. Leave one of them out.",
+            stacklevel=4,
+        )
+    elif settings.max_time is not None:
+        found.append(Timer(settings.max_time))
+    return checkpoints_last([*found, *callbacks_of_factories()])
 
 
 def checkpoints_last(callbacks: Iterable[Callback]) -> list[Callback]:
-    """Return the callbacks in their order, those that save checkpoints last."""
-    return sorted(callbacks, key=lambda item: isinstance(item, ModelCheckpoint))
+    """Return the callbacks in their order, but those that tune first and those that save checkpoints last."""
+    return sorted(callbacks, key=lambda item: (saves_checkpoints(item), not getattr(item, "tunes", False)))
+
+
+def saves_checkpoints(callback: object) -> bool:
+    """Whether a callback writes checkpoints: one of ours, or one of Lightning's."""
+    return isinstance(callback, Checkpoint) or foreign.is_foreign_saver(callback)
 
 
 # -------------------------------------------------------------------- of a call
@@ -167,7 +242,7 @@ def make_job(
         MisconfigurationError: The module or the data cannot work.
     """
     loaders, first = dict(loaders), _FIRST_KIND[fn]
-    if isinstance(loaders[first], LightningDataModule):
+    if foreign.is_datamodule(loaders[first]):
         if datamodule is not None:
             raise MisconfigurationError(f"{fn}() got two data modules. Give one.")
         datamodule, loaders[first] = loaders[first], None
@@ -189,49 +264,9 @@ def with_module_callbacks(callbacks: list[Callback], module: LightningModule) ->
     if not overrides(module, "configure_callbacks", LightningModule):
         return callbacks
     found = module.configure_callbacks() or []
-    added = [found] if isinstance(found, Callback) else list(found)
+    added = list(found) if isinstance(found, (list, tuple)) else [found]
     replaced = {type(item) for item in added}
     return checkpoints_last([item for item in callbacks if type(item) not in replaced] + added)
-
-
-def resolve_checkpoint(
-    fn: str, ckpt_path: str | os.PathLike[str] | None, callbacks: list[ModelCheckpoint], *, best: bool
-) -> str | None:
-    """Return the path of the checkpoint that a call starts from, or None.
-
-    Args:
-        fn: The call.
-        ckpt_path: A path, ``"best"``, ``"last"`` or None.
-        callbacks: Those that save checkpoints.
-        best: None stands for the best checkpoint, if there is one.
-
-    Raises:
-        MisconfigurationError: No such checkpoint was saved.
-        FileNotFoundError: There is no such file.
-    """
-    best_path = str(getattr(callbacks[0], "best_model_path", "")) if callbacks else ""
-    if ckpt_path is None:
-        return (best_path or None) if best else None
-    if ckpt_path == "best":
-        if not best_path:
-            raise MisconfigurationError(
-                f"{fn}(ckpt_path='best'): no checkpoint was saved yet. Fit with a ModelCheckpoint "
-                "first, or give a path."
-            )
-        return best_path
-    if ckpt_path == "last":
-        last = [getattr(item, "last_model_path", "") for item in callbacks]
-        paths = [path for path in last if path and os.path.exists(path)]
-        if not paths:
-            raise MisconfigurationError(
-                f"{fn}(ckpt_path='last'): there is no last checkpoint. Use "
-                "ModelCheckpoint(save_last=True), or give a path."
-            )
-        return max(paths, key=os.path.getmtime)
-    path = os.path.abspath(os.path.expanduser(os.fspath(ckpt_path)))
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"{fn}(ckpt_path={os.fspath(ckpt_path)!r}): there is no file {path}.")
-    return path
 
 
 def _instance_of(item: object, base: type) -> str:
@@ -246,18 +281,20 @@ def _check_module(module: Any, fn: str) -> LightningModule:
         raise MisconfigurationError(
             f"{fn}() needs a module: this trainer has not seen one yet. Call {fn}(model)."
         )
-    if not isinstance(module, LightningModule):
+    if not foreign.is_module(module):
         raise MisconfigurationError(
             f"{fn}() got a {type(module).__name__}, which is not a LightningModule. "
             f"{_instance_of(module, LightningModule)}"
         )
-    return module
+    legacy.refuse_gone_hooks([module])
+    legacy.tell_of_epoch_ends(module)
+    return cast(LightningModule, module)
 
 
 def _check_datamodule(datamodule: Any, fn: str, loaders: dict[str, Any]) -> LightningDataModule | None:
     if datamodule is None:
         return None
-    if not isinstance(datamodule, LightningDataModule):
+    if not foreign.is_datamodule(datamodule):
         raise MisconfigurationError(
             f"{fn}(datamodule=...) got a {type(datamodule).__name__}. Subclass "
             "orchestrator.LightningDataModule, "
@@ -266,16 +303,18 @@ def _check_datamodule(datamodule: Any, fn: str, loaders: dict[str, Any]) -> Ligh
     given = [f"{kind}_dataloaders" for kind, item in loaders.items() if item is not None]
     if given:
         raise MisconfigurationError(f"{fn}() got a datamodule and {', '.join(given)}. Give one or the other.")
-    return datamodule
+    return cast(LightningDataModule, datamodule)
 
 
 def check_loaders(job: Job, settings: Settings, ranks: int) -> None:
-    """Refuse map-style loaders without a batch that were given, before any worker starts."""
+    """Refuse loaders that were given and cannot be read or have no batch, before any worker starts."""
     for kind, given in job.loaders.items():
-        for source in given if isinstance(given, (list, tuple)) else [given]:
+        check_source(given, kind, ranks, sent=True)
+        for name, source in form_of(given, kind).members:
             sized = isinstance(source, DataLoader) and not isinstance(source.dataset, IterableDataset)
-            if sized and len(source) == 0 and getattr(settings, f"limit_{kind}_batches") != 0:
-                raise empty_loader(source, kind, ranks)
+            wanted = getattr(settings, f"limit_{kind}_batches") != 0 and not may_be_empty(job.module)
+            if sized and len(source) == 0 and wanted:
+                raise empty_loader(source, kind, ranks, name)
 
 
 def _check_steps(job: Job) -> None:
@@ -286,11 +325,8 @@ def _check_steps(job: Job) -> None:
             raise MisconfigurationError(
                 f"{job.fn}() needs {name}.{method}(), which is not defined. Define it."
             )
-    if job.fn == "fit" and not module.automatic_optimization:
-        raise MisconfigurationError(
-            f"{name}.automatic_optimization is False: manual optimization is not supported yet. "
-            "Return the loss from training_step instead."
-        )
+    if job.fn == "fit":
+        training_step_arguments(module)
     if (
         job.fn == "fit"
         and job.loaders.get("val") is not None

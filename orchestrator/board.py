@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from orchestrator.log_slots import LogSlots, Slot
+from orchestrator.log_slots import LogSlots
+from orchestrator.slot import Slot
 
 
 class Board:
@@ -57,9 +58,9 @@ class Board:
     def _show(self, slot: Slot, name: str, value: float) -> Tensor:
         with torch.inference_mode(False):  # a tensor made in inference mode could not be changed outside it
             tensor = torch.tensor(value, dtype=slot.dtype)
-        if slot.logger:
+        if slot.choices.logger:
             self.logged[name] = tensor
-        if slot.prog_bar:
+        if slot.choices.prog_bar:
             self.progress[name] = value
         return tensor
 
@@ -67,6 +68,7 @@ class Board:
         """Return the callback view, with the newest step values of `slots`."""
         values = dict(self.callback)
         for slot in slots.stepped() if slots is not None else ():
-            last = torch.tensor(slot.host_last) if slot.last is None else slot.last.to(slot.dtype, copy=True)
+            newest = slot.newest()
+            last = torch.tensor(slot.host_last) if newest is None else newest.to(slot.dtype, copy=True)
             values[slot.name] = values[slot.step_name] = last
         return values

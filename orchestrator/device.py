@@ -1,9 +1,9 @@
-"""Devices: which one, and bringing things there."""
+"""Devices and number formats: bringing things there."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,21 +18,36 @@ def move(value: Any, device: torch.device) -> Any:
     """
     if isinstance(value, torch.Tensor):
         return value if value.device == device else value.to(device, non_blocking=device.type != "cpu")
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(move(item, device) for item in value))
-    if isinstance(value, (list, tuple)):
-        return type(value)(move(item, device) for item in value)
-    if isinstance(value, Mapping):
-        moved = {key: move(item, device) for key, item in value.items()}
-        return moved if type(value) is dict else type(value)(moved)  # type: ignore[call-arg]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.replace(
-            value,
-            **{field.name: move(getattr(value, field.name), device) for field in dataclasses.fields(value)},
-        )
+    found = _within(value, lambda item: move(item, device))
+    if found is not None:
+        return found
     if hasattr(value, "to") and not isinstance(value, type):
         return value.to(device)
     return value
+
+
+def cast(value: Any, dtype: torch.dtype) -> Any:
+    """Return `value` with all floating-point tensors in it as `dtype`; walks what `move` walks."""
+    if isinstance(value, torch.Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    found = _within(value, lambda item: cast(item, dtype))
+    return value if found is None else found
+
+
+def _within(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a copy of a container with everything in it changed; None for what is no container."""
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(change(item) for item in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(change(item) for item in value)
+    if isinstance(value, Mapping):
+        moved = {key: change(item) for key, item in value.items()}
+        return moved if type(value) is dict else type(value)(moved)  # type: ignore[call-arg]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.replace(
+            value, **{field.name: change(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        )
+    return None
 
 
 def move_optimizer_state(optimizer: Optimizer, device: torch.device) -> None:

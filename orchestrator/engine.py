@@ -8,39 +8,56 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim import Optimizer
-from torch.utils.data import Dataset
 
 from modules import rng
+from modules.combined_reading import Reader
 from modules.datamodule import LightningDataModule
 from modules.loader import RankLoader
 from modules.module import LightningModule
-from orchestrator import device
+from modules.optimization import Optimization
+from orchestrator import compile as compilation
+from orchestrator import device, foreign
+from orchestrator.bare_log import BareLog
 from orchestrator.board import Board
 from orchestrator.checkpoint import contents
-from orchestrator.errors import MisconfigurationError
+from orchestrator.epoch_outputs import collectors
 from orchestrator.evaluate import evaluate, gradient_context
-from orchestrator.feed import Feed, batch_limit, empty_loader
+from orchestrator.feed import Feed
 from orchestrator.fit import run_fit
 from orchestrator.hooks import HookTable, overrides
 from orchestrator.job import Job
-from orchestrator.log_slots import LogSlots, combine
+from orchestrator.lightning_optimizer import AutomaticOptimization, LightningOptimizer
+from orchestrator.loaders import Loaders
+from orchestrator.log_slots import LogSlots
 from orchestrator.loggers.dummy import DummyLogger
-from orchestrator.optimizers import SchedulerConfig, parse
+from orchestrator.manual import ManualOptimization, refuse_settings
+from orchestrator.metric_objects import MetricObjects
+from orchestrator.optimizers import (
+    SchedulerConfig,
+    parse,
+    refuse_accumulation,
+    refuse_optimizers,
+    refuse_schedulers,
+)
 from orchestrator.place import Place
 from orchestrator.precision import Precision
-from orchestrator.progress import ProgressRecord
-from orchestrator.step import needs_closure
-from orchestrator.strategies.ddp import DDPStrategy
-from orchestrator.strategies.single import SingleStrategy
+from orchestrator.predictions import predictions_for
+from orchestrator.profilers.instruments import instruments_for
+from orchestrator.progress import ProgressRecord, as_shown
+from orchestrator.reporting import Reporting
+from orchestrator.strategies.making import make_strategy
 from orchestrator.strategies.strategy import Strategy
 from orchestrator.sweep.stopped import TrialStopped
+from orchestrator.torch_modes import torch_modes
+from orchestrator.validation_schedule import ValidationClock
 
 if TYPE_CHECKING:
+    from orchestrator.requeue import Requeue
     from orchestrator.trainer import Trainer
 
 
@@ -56,8 +73,14 @@ class Engine:
     Attributes:
         rng_to_resume: The random state that a checkpoint keeps, where it is not the present one: within a
             validation, which is then run again.
-        eval_batches: Batches that were evaluated in this call, by stage and loader.
-        order_seed: The seed of the order of training samples.
+        reporting: Brings what was logged to loggers, callbacks and the display.
+        order_seed: The seed of the order of training samples; a resumed run keeps the one it began with.
+        data: The loaders.
+        validation_clock: Says when validation is due that goes by the time; None where it does not.
+        manual: Runs the module's own optimization; None where optimization is automatic.
+        accumulate: Batches that make one step in the running epoch.
+        requeue: Asked at log points whether the job goes back into its queue; None where there is no queue.
+        predictions: What a run of predict keeps.
         untold: A checkpoint was written since the driver last heard where this run stands.
     """
 
@@ -76,31 +99,38 @@ class Engine:
         self.board: Board = trainer.board
         self.module: LightningModule = job.module
         self.datamodule: LightningDataModule | None = job.datamodule
-        self.strategy: Strategy = (
-            SingleStrategy(place.device)
-            if place.world_size == 1
-            else DDPStrategy(place.device, **self.settings.ddp_options)
-        )
         self.precision = Precision.create(self.settings.precision, place.device)
-        self.train_slots = LogSlots()
+        self.strategy: Strategy = make_strategy(self.settings, place, self.precision)
+        self.train_slots = LogSlots(MetricObjects(self.module, place.world_size))
         self.slots = self.train_slots
         self.optimizers: list[Optimizer] = []
+        self.lightning_optimizers: list[LightningOptimizer] = []
+        self.manual: ManualOptimization | None = None
+        self.accumulate = trainer.accumulate_grad_batches
         self.schedulers: list[SchedulerConfig] = []
         self.feed: Feed | None = None
-        self.train_loader: RankLoader
-        self.val_loaders: list[RankLoader] = []
-        self.val_limits: list[int | None] = []
         self.stop_agreed = False
         self.resumed: contents.Resumed | None = None
+        self._to_resume: dict[str, Any] | None = None
         self.rng_to_resume: dict[str, Any] | None = None
-        self.eval_batches: dict[tuple[str, int], int] = {}
+        self.reporting = Reporting(self)
         self.order_seed = rng.global_seed() or 0
+        self.validation_clock: ValidationClock | None = None
         self.untold = False
+        self.requeue: Requeue | None = None
+        self.predictions = predictions_for(trainer.callbacks, returned=job.return_predictions)
         self._torn_down = False
         self._show = show
         self.shows_progress = show is not None
-        self.hooks = HookTable(trainer, self.module, self.datamodule, trainer.callbacks)
+        self._bar = trainer.progress_bar_callback
+        self._bare_log = BareLog() if self.settings.barebones else None
+        callbacks = [*collectors(self.module), *trainer.callbacks]
+        self.hooks = HookTable(trainer, self.module, self.datamodule, callbacks)
         self.transfer: Callable[[Any, int], Any] | None = None
+        self.data = Loaders(self)
+        self.instruments = instruments_for(trainer.profiler)
+        if self.instruments is not None:
+            self.hooks = self.instruments.hooks(self.hooks)
 
     @property
     def is_global_zero(self) -> bool:
@@ -117,13 +147,14 @@ class Engine:
         self.board.clear()
         self._attach()
         try:
-            self._prepare()
-            result = None
-            if fn == "fit":
-                self._fit()
-            else:
-                result = self._evaluate_only(fn)
-            self._finish()
+            with torch_modes(self.settings, fn):
+                self._prepare()
+                result = None
+                if fn == "fit":
+                    self._fit()
+                else:
+                    result = self._evaluate_only(fn)
+                self._finish()
             return result
         except TrialStopped:
             self._finish()
@@ -138,59 +169,95 @@ class Engine:
     def _attach(self) -> None:
         trainer, module = self.trainer, self.module
         trainer.engine = self
-        module.trainer = trainer
+        trainer.batch_counts = {}
+        foreign.bind(module)
+        foreign.tell_rank(self.place.rank)
+        module.trainer = self.hooks.trainer_for(module)
         if self.datamodule is not None:
-            self.datamodule.trainer = trainer
+            self.datamodule.trainer = self.hooks.trainer_for(self.datamodule)
         self.attach_slots()
 
     def _detach(self) -> None:
-        self.module.__dict__["_log_sink"] = None
+        if self.instruments is not None:
+            self.instruments.remove()
+            self.trainer.profiler.teardown(self.job.fn)
+            self.trainer.profiler.describe(self.say)
+        self.module.__dict__["_log_sink"] = self.module.__dict__["_optimization"] = None
+        for optimizer in self.lightning_optimizers:
+            optimizer.conductor = None
+        for callback in self.trainer.callbacks:
+            callback.__dict__.pop("_log_sink", None)
+        foreign.release(self.module)
         self.state.stage = ""
         self.train_slots.table = self.train_slots.batch = None
         self.strategy.teardown()
+        compilation.remove(self.module)
+        self.precision.revert(self.module)
         if self.feed is not None:
             self.feed.close()
 
     def attach_slots(self) -> None:
-        """Send what the module logs to `slots`."""
-        self.module.__dict__["_log_sink"] = self.slots.log
+        """Send what the module and the callbacks log to `slots`."""
+        sink = self.slots.log if self._bare_log is None else self._bare_log
+        for owner in (self.module, *self.trainer.callbacks):
+            owner.__dict__["_log_sink"] = sink
 
     def _prepare(self) -> None:
         """Run everything up to the loop that all entry points share."""
         fn = self.job.fn
+        if self.instruments is not None:
+            rank = self.place.rank if self.place.world_size > 1 else None
+            self.trainer.profiler.setup(fn, rank, self.trainer.log_dir)
         self._prepare_data()
+        checkpoint = contents.read_for(self) if self.job.ckpt_path is not None else None
+        if fn == "fit" and checkpoint is not None:  # for training data that is loaded early
+            self.order_seed, self.state.epoch = contents.order_of(checkpoint, self.order_seed)
         self.slots.enter("setup")
         for hook in self.hooks.of_datamodule("setup") + self.hooks["setup"]:
             hook(fn)
         self.slots.enter("configure_model")
-        self.module.configure_model()
-        checkpoint = contents.read_for(self) if self.job.ckpt_path is not None else None
+        with self.precision.new_tensors():
+            self.module.configure_model()
         if checkpoint is not None:
             contents.restore_module(self, checkpoint)
+        self.precision.convert(self.module, self.place.device)
+        if self.job.compile is not None:
+            compilation.install(self.module, fn, self.job.compile)
+        if self.instruments is not None:
+            self.instruments.watch_steps(self.module)
         self.strategy.setup(self.module, training=fn == "fit")
         self.transfer = self._build_transfer()
         if fn == "fit":
             self._configure_optimizers()
-            if checkpoint is not None:
-                self.resumed = contents.restore_training(self, checkpoint)
+            self._to_resume = checkpoint
+        if self.instruments is not None:
+            self.instruments.install(self)
 
     def _fit(self) -> None:
         self.call("on_fit_start")
+        if self._to_resume is not None:  # behind the hook, which may change what is restored
+            self.resumed = contents.restore_training(self, self._to_resume)
+            self._to_resume = None
         self._log_hyperparameters()
         run_fit(self)
         self.call("on_fit_end")
 
     def _evaluate_only(self, fn: str) -> Any:
         kind = {"validate": "val", "test": "test", "predict": "predict"}[fn]
-        if self._limit_of(kind) == 0:
+        for hook in self.hooks.of_callbacks("before_evaluation_data"):
+            hook()
+        if getattr(self.settings, f"limit_{kind}_batches") == 0:
             return []
-        loaders = self._rank_loaders(kind)
+        loaders, limits = self.data.load(kind)
+        if not loaders:
+            return []
         self.fold_seed()
-        return self.evaluate(fn, loaders, self._limits(f"limit_{kind}_batches", loaders))
+        return self.evaluate(fn, loaders, limits)
 
     def _finish(self) -> None:
         for logger in self._own_loggers():
             logger.finalize("success")
+        self.strategy.bring_back(self.module)
         self.call_teardown()
         self.state.status = "finished"
 
@@ -236,6 +303,11 @@ class Engine:
         if self.place.rank > 0:
             rng.fold_rank(self.place.rank)
 
+    def take_loader(self, loader: RankLoader, kind: str) -> None:
+        """Take note of a loader that was made; a profiler times it."""
+        if self.instruments is not None:
+            self.instruments.watch_loader(loader, kind)
+
     def _prepare_data(self) -> None:
         self.slots.enter("prepare_data")
         for owner in (self.hooks.of_datamodule("prepare_data"), self.hooks.of_module("prepare_data")):
@@ -251,6 +323,9 @@ class Engine:
         move = self.hooks.data_hook("transfer_batch_to_device")
         after = self.hooks.data_hook("on_after_batch_transfer")
         target = self.place.device
+        dtype = self.precision.dtype
+        if dtype is not None:
+            given, before = before, lambda batch, index: _converted(batch, index, dtype, given)
         if before is None and move is None and after is None:
             return None if target.type == "cpu" else lambda batch, index: device.move(batch, target)
 
@@ -264,33 +339,59 @@ class Engine:
 
     def _configure_optimizers(self) -> None:
         self.slots.enter("configure_optimizers")
-        self.optimizers, self.schedulers = parse(self.module.configure_optimizers())
-        if len(self.optimizers) > 1:
-            raise MisconfigurationError(
-                f"configure_optimizers returned {len(self.optimizers)} optimizers. Automatic optimization "
-                "steps one: "
-                "put all parameters into its groups."
-            )
+        self.optimizers, self.schedulers = parse(
+            self.module.configure_optimizers(), automatic=self.module.automatic_optimization
+        )
+        refuse_settings(self.module, self.settings)
+        refuse_optimizers(
+            self.optimizers,
+            automatic=self.module.automatic_optimization,
+            ranks=self.place.world_size,
+            scales=self.precision.scaler is not None,
+            clips=bool(self.settings.gradient_clip_val),
+        )
+        if self.module.automatic_optimization:
+            own_step = overrides(self.module, "lr_scheduler_step", LightningModule)
+            refuse_schedulers(self.schedulers, own_step=own_step)
+        refuse_accumulation(
+            f"Trainer(accumulate_grad_batches={self.accumulate})",
+            self.accumulate,
+            self.module,
+            self.optimizers,
+        )
         if not self.optimizers and self.is_global_zero:
             warnings.warn(
                 f"{type(self.module).__qualname__}.configure_optimizers returned no optimizer: training_step "
                 "runs, but nothing is optimised. Return an optimizer, unless this is meant.",
                 stacklevel=2,
             )
-        if self.place.world_size > 1 and any(needs_closure(optimizer) for optimizer in self.optimizers):
-            raise MisconfigurationError(
-                f"{type(self.optimizers[0]).__name__} decides by each rank's own loss how often it runs the "
-                "forward pass, so ranks would part. Use one process, or another optimizer."
-            )
-        batches = self.settings.accumulate_grad_batches
-        if batches > 1 and any(needs_closure(optimizer) for optimizer in self.optimizers):
-            raise MisconfigurationError(
-                f"Trainer(accumulate_grad_batches={batches}) and {type(self.optimizers[0]).__name__}: this "
-                "optimizer runs the forward pass several times a step, on one batch. Use "
-                "accumulate_grad_batches=1 and larger batches."
-            )
         for optimizer in self.optimizers:
             device.move_optimizer_state(optimizer, self.place.device)
+        self.strategy.optimizers = self.optimizers
+        self._attach_optimizers()
+
+    def _attach_optimizers(self) -> None:
+        """Give the module its optimizers, and what it optimises by hand with."""
+        self.lightning_optimizers = [LightningOptimizer(item, self.module) for item in self.optimizers]
+        if self.module.automatic_optimization:
+            attached: Optimization = AutomaticOptimization(self.lightning_optimizers)
+        else:
+            attached = self.manual = ManualOptimization(
+                module=self.module,
+                strategy=self.strategy,
+                precision=self.precision,
+                hooks=self.hooks,
+                slots=self.train_slots,
+                state=self.state,
+                optimizers=self.lightning_optimizers,
+            )
+        self.module.__dict__["_optimization"] = attached
+
+    def rebuild_optimizers(self) -> None:
+        """Build optimizers and schedulers anew, before the first step, from what the module says now."""
+        self._configure_optimizers()
+        if self.instruments is not None:
+            self.instruments.watch_optimizers(self.optimizers)
 
     def _log_hyperparameters(self) -> None:
         values: dict[str, Any] = {}
@@ -298,7 +399,7 @@ class Engine:
             if owner is not None and owner._log_hyperparams:
                 values.update(owner.hparams_initial)
         for logger in self._own_loggers():
-            if values:
+            if values and self.settings.enable_autolog_hparams:
                 logger.log_hyperparams(values)
             logger.log_graph(self.module)
             logger.save()
@@ -306,94 +407,12 @@ class Engine:
     def _own_loggers(self) -> Sequence[Any]:
         return self.trainer.loggers if self.is_global_zero else ()
 
-    # ---------------------------------------------------------------- loaders
-
-    def _source(self, kind: str) -> Any:
-        """Return the loaders of a kind: as given, else the data module's, else the module's."""
-        given = self.job.loaders.get(kind)
-        if given is not None:
-            return given
-        name = f"{kind}_dataloader"
-        hook = self.hooks.data_hook(name)
-        self.slots.enter(name)
-        found = hook() if hook is not None else None
-        if found is None:
-            where = "fit" if kind == "train" else {"val": "validate"}.get(kind, kind)
-            raise MisconfigurationError(
-                f"There is no {kind} data: {type(self.module).__qualname__} has no {name}(), and none was "
-                "given. "
-                f"Pass a loader or a datamodule to {where}(), or define {name}()."
-            )
-        return found
-
-    def _rank_loader(self, source: Any, kind: str) -> RankLoader:
-        if isinstance(source, Dataset) or not isinstance(source, Iterable):
-            raise MisconfigurationError(
-                f"The {kind} data is a {type(source).__qualname__}, not an iterable of batches. "
-                "Give a torch.utils.data.DataLoader."
-            )
-        loader = RankLoader(
-            source,
-            rank=self.place.rank,
-            world_size=self.place.world_size,
-            seed=self._order_seed(kind),
-            shard=self.settings.use_distributed_sampler,
-            pad=kind == "train" and self.settings.pad_uneven,
-            whole_batches=kind == "predict",
-            pickler=self.place.pickler,
-        )
-        if loader.num_batches == 0 and self._limit_of(kind) != 0:
-            raise empty_loader(source, kind, self.place.world_size)
-        return loader
-
-    def _order_seed(self, kind: str) -> int:
-        """Return the seed of the order of samples; a resumed run keeps the one that it began with."""
-        if kind == "train" and self.resumed is not None:
-            self.order_seed = self.resumed.cursor.seed
-        return self.order_seed
-
-    def load_training_data(self) -> None:
-        """Build the training loader, and check that a resumed run goes on with the data it had."""
-        self.train_loader = self._rank_loader(self._source("train"), "train")
-        if self.resumed is not None:
-            contents.check_data(
-                self.resumed, self.train_loader, self.state, self.settings.accumulate_grad_batches
-            )
-
-    def has_validation(self) -> bool:
-        """Whether fit validates: there is a validation step, data for it, and no limit of 0."""
-        given = self.job.loaders.get("val") is not None or self.hooks.data_hook("val_dataloader") is not None
-        return (
-            given
-            and self.settings.limit_val_batches != 0
-            and overrides(self.module, "validation_step", LightningModule)
-        )
-
-    def load_validation_data(self) -> None:
-        """Build the validation loaders of fit, once."""
-        if not self.val_loaders and self.has_validation():
-            self.val_loaders = self._rank_loaders("val")
-            self.val_limits = self._limits("limit_val_batches", self.val_loaders)
-
-    def _rank_loaders(self, kind: str) -> list[RankLoader]:
-        source = self._source(kind)
-        sources = list(source) if isinstance(source, (list, tuple)) else [source]
-        return [self._rank_loader(item, kind) for item in sources]
-
-    def _limit_of(self, kind: str) -> int | float | None:
-        limit: int | float | None = getattr(self.settings, f"limit_{kind}_batches")
-        return limit
-
-    def _limits(self, name: str, loaders: list[RankLoader]) -> list[int | None]:
-        limit = getattr(self.settings, name)
-        return [batch_limit(name, limit, loader.num_batches) for loader in loaders]
-
     # ---------------------------------------------------------------- what the loops call
 
     def evaluate(
         self,
         stage: str,
-        loaders: list[RankLoader],
+        loaders: list[Reader],
         limits: list[int | None],
         before_end: Callable[[], None] | None = None,
     ) -> Any:
@@ -419,89 +438,17 @@ class Engine:
         else:
             config.scheduler.step(metric)
 
-    def log_steps(self) -> None:
-        """A log point: read the steps' values with one copy, reduce those that ask for it, hand them on."""
-        slots = self.train_slots
-        chosen = slots.stepped()
-        values = slots.read_steps(chosen)
-        if self.place.world_size > 1:
-            records = [
-                (slot.name, slot.hook, slot.reduce, slot.sync, value, 1.0)
-                for slot, value in zip(chosen, values, strict=True)
-            ]
-            gathered = self.strategy.gather((records, bool(self.trainer.should_stop)))
-            self._take_agreement([stop for _, stop in gathered])
-            combined = combine([rank_records for rank_records, _ in gathered])
-            values = [combined[slot.name, slot.hook] for slot in chosen]
-        for slot, value in zip(chosen, values, strict=True):
-            self.board.put_step(slot, value)
-            slot.stepped = False
-        self._send(
-            {slot.step_name: value for slot, value in zip(chosen, values, strict=True) if slot.logger},
-            self._last_step(),
-        )
-
-    def log_evaluation_step(self, slots: LogSlots, stage: str, loader: int) -> None:
-        """Hand the values that a batch of an evaluation has logged ``on_step`` to the loggers, with one copy.
-
-        They are this rank's; they stand at the number of the batch among those of the same stage and loader.
-        """
-        place = self.eval_batches.get((stage, loader), 0)
-        self.eval_batches[stage, loader] = place + 1
-        chosen = slots.stepped()
-        if not chosen or stage == "sanity":
-            return
-        values = slots.read_steps(chosen)
-        for slot, value in zip(chosen, values, strict=True):
-            self.board.put_evaluation_step(slot, value)
-            slot.stepped = False
-        self._send(
-            {slot.step_name: value for slot, value in zip(chosen, values, strict=True) if slot.logger}, place
-        )
-
-    def reduce(self, slots: LogSlots) -> dict[tuple[str, str], float]:
-        """Reduce the epoch's metrics of `slots` over ranks, put them on the board, and return them.
-        Communicates.
-        """
-        slots.dirty = False
-        gathered = self.strategy.gather((slots.epoch_records(), slots.describe()))
-        for _, descriptions in gathered:
-            slots.adopt(descriptions)
-        values = combine([records for records, _ in gathered])
-        for slot in slots.epoch_slots():
-            value = values.get((slot.name, slot.hook))
-            if value is not None:
-                self.board.put_epoch(slot, value)
-        return values
-
-    def log_epoch(self, slots: LogSlots, values: dict[tuple[str, str], float]) -> None:
-        """Hand the metrics of an epoch to the loggers."""
-        metrics = {
-            slot.epoch_name: values[slot.name, slot.hook]
-            for slot in slots.epoch_slots()
-            if slot.logger and (slot.name, slot.hook) in values
-        }
-        self._send(metrics, self._last_step())
-        for logger in self._own_loggers():
-            logger.save()
-
-    def _last_step(self) -> int:
-        return max(0, self.state.global_step - 1) if self.job.fn == "fit" else self.state.global_step
-
-    def _send(self, metrics: dict[str, float], step: int) -> None:
-        if metrics and self.is_global_zero:
-            metrics.setdefault("epoch", self.state.epoch)
-            if "step" in metrics:
-                step = int(metrics.pop("step"))
-            for logger in self.trainer.loggers:
-                logger.log_metrics(metrics, step)
-
     def agree_on_stopping(self) -> None:
         """Make ``should_stop`` of any rank that of all, so that all leave the loop at the same step."""
         if self.place.world_size > 1:
-            self._take_agreement(self.strategy.gather(bool(self.trainer.should_stop)))
+            self.take_agreement(self.strategy.gather(bool(self.trainer.should_stop)))
 
-    def _take_agreement(self, stops: list[bool]) -> None:
+    def stop_together(self) -> None:
+        """End training after this batch. All ranks call it at the same batch."""
+        self.take_agreement([True])
+
+    def take_agreement(self, stops: list[bool]) -> None:
+        """Take note of every rank's ``should_stop``: any of them stops all."""
         self.stop_agreed = any(stops)
         self.trainer.should_stop = self.stop_agreed
 
@@ -523,10 +470,10 @@ class Engine:
 
     def say_global_batch(self) -> None:
         """Tell the user how many samples make one optimizer step, where that is known."""
-        plan = self.train_loader.plan
+        plan = self.data.load_training().plan
         if plan is None or not plan.num_batches:
             return
-        ranks, batches = self.place.world_size, self.settings.accumulate_grad_batches
+        ranks, batches = self.place.world_size, self.accumulate
         size = plan.sizes(0)[0]
         self.say(f"Global batch: {size * ranks * batches} = {size} x {ranks} ranks x {batches} accumulated.")
 
@@ -541,8 +488,21 @@ class Engine:
                 max_epochs=self.settings.max_epochs,
                 batch=batch,
                 total_batches=total,
-                metrics=dict(self.board.progress),
+                metrics=self._metrics_to_show(),
                 step=self.state.global_step,
                 done=done,
             )
         )
+
+    def _metrics_to_show(self) -> dict[str, float | str]:
+        """Return what the progress bar wants beside it, as plain values."""
+        if self._bar is None:
+            return dict(self.board.progress)
+        metrics = self._bar.get_metrics(self.trainer, self.module)
+        return {name: as_shown(value) for name, value in metrics.items()}
+
+
+def _converted(batch: Any, index: int, dtype: torch.dtype, then: Callable[[Any, int], Any] | None) -> Any:
+    """Return the batch with floating-point tensors of type `dtype`, then as the user's hook makes it."""
+    converted = device.cast(batch, dtype)
+    return converted if then is None else then(converted, index)

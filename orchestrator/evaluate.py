@@ -10,12 +10,13 @@ from __future__ import annotations
 import inspect
 import itertools
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from modules.combined_reading import Reader
 from modules.loader import RankLoader
 from orchestrator.log_slots import LogSlots
 
@@ -28,7 +29,7 @@ _HOOKS = {"validate": "validation", "sanity": "validation", "test": "test", "pre
 def evaluate(
     engine: Engine,
     stage: str,
-    loaders: list[RankLoader],
+    loaders: list[Reader],
     limits: list[int | None],
     before_end: Callable[[], None] | None = None,
 ) -> list[dict[str, float]] | list[list[Any]]:
@@ -42,30 +43,32 @@ def evaluate(
         before_end: Called when metrics are final, before the ``on_*_end`` hooks.
 
     Returns:
-        For predict, each loader's outputs by batch, of this rank. Otherwise one dictionary of epoch metrics a
-        loader.
+        For predict, each loader's outputs by batch, of this rank. Otherwise one dictionary a loader of the
+        epoch metrics that go to loggers.
     """
     hook = _HOOKS[stage]
-    slots = LogSlots()
-    step = _step_function(getattr(engine.module, f"{hook}_step"), len(loaders) > 1)
+    slots = LogSlots(engine.train_slots.objects, engine.train_slots.told)
+    step = _step_function(engine.strategy.step_of(getattr(engine.module, f"{hook}_step")), len(loaders) > 1)
     outputs: list[list[Any]] = []
     with _attached(engine, stage, slots), _evaluation_mode(engine, hook), engine.without_gradients(stage):
         engine.call(f"on_{hook}_start")
         engine.call(f"on_{hook}_epoch_start")
         for index, (loader, limit) in enumerate(zip(loaders, limits, strict=True)):
             outputs.append(_run_loader(engine, stage, hook, step, slots, loader, limit, index, len(loaders)))
-        values = engine.reduce(slots)
+        values = engine.reporting.reduce(slots)
         engine.call(f"on_{hook}_epoch_end")
-        if slots.dirty or engine.hooks[f"on_{hook}_epoch_end"]:
-            values = engine.reduce(slots)
+        if engine.hooks[f"on_{hook}_epoch_end"]:
+            values = engine.reporting.reduce(slots)
         if stage != "sanity":
-            engine.log_epoch(slots, values)
+            engine.reporting.log_epoch(slots, values)
         if before_end is not None:
             before_end()
         engine.call(f"on_{hook}_end")
+        results = _by_loader(slots, values, len(loaders))
+        slots.clear()
     if stage == "predict":
-        return outputs
-    return _by_loader(slots, values, len(loaders))
+        return outputs if engine.job.return_predictions else [[] for _ in outputs]
+    return results
 
 
 def _run_loader(
@@ -74,12 +77,13 @@ def _run_loader(
     hook: str,
     step: Callable[..., Any],
     slots: LogSlots,
-    loader: RankLoader,
+    loader: Reader,
     limit: int | None,
     index: int,
     num_loaders: int,
 ) -> list[Any]:
-    keep = stage == "predict" and engine.job.return_predictions
+    predictions = engine.predictions
+    keep = stage == "predict" and predictions.keeps
     suffix = f"/dataloader_idx_{index}" if num_loaders > 1 else ""
     table = slots.table_for(f"{hook}_step", suffix) if stage != "predict" else None
     before, after = engine.hooks[f"on_{hook}_batch_start"], engine.hooks[f"on_{hook}_batch_end"]
@@ -87,11 +91,24 @@ def _run_loader(
     transfer = engine.transfer
     autocast = engine.precision.autocast
     kept: list[Any] = []
+    if stage == "predict":
+        predictions.outputs.append(kept)
     total = loader.num_batches if limit is None else min(limit, loader.num_batches or limit)
     clock, due = time.monotonic, 0.0
     loader.start_epoch(engine.state.epoch)
+    if stage == "predict":
+        indices = loader.note_batches() if isinstance(loader, RankLoader) and predictions.notes else []
+        predictions.indices.append(indices)
     batch_idx = 0
-    for batch in itertools.islice(loader.iterate(), limit):
+    reads_all = loader.exact and limit == loader.num_batches
+    batches: Iterable[Any] = itertools.islice(loader.iterate(), None if reads_all else limit)
+    context: AbstractContextManager[Any] = nullcontext() if autocast is None else autocast
+
+    def along(batch: Any) -> None:
+        with context:
+            step(batch if transfer is None else transfer(batch, index), 0, index)
+
+    for batch in engine.strategy.keep_pace(batches, along):
         if transfer is not None:
             slots.table, slots.where = None, "a batch transfer hook"
             batch = transfer(batch, index)
@@ -110,7 +127,7 @@ def _run_loader(
             slots.enter(f"on_{hook}_batch_end", suffix)
             for call in after:
                 call(output, batch, batch_idx, *extra)
-        engine.log_evaluation_step(slots, stage, index)
+        engine.reporting.log_evaluation_step(slots, stage, index)
         if keep:
             kept.append(engine.to_host(output))
         batch_idx += 1
@@ -128,7 +145,7 @@ def _by_loader(
     results: list[dict[str, float]] = [{} for _ in range(num_loaders)]
     for slot in slots.epoch_slots():
         value = values.get((slot.name, slot.hook))
-        if value is None:
+        if value is None or not slot.choices.logger:
             continue
         _, mark, number = slot.loader.rpartition("_")
         for index in [int(number)] if mark else range(num_loaders):
@@ -165,9 +182,11 @@ def _attached(engine: Engine, stage: str, slots: LogSlots) -> Iterator[None]:
     before = engine.state.stage, engine.slots
     engine.state.stage, engine.slots = stage, slots
     engine.attach_slots()
+    engine.train_slots.pause(evaluating=True)
     try:
         yield
     finally:
+        engine.train_slots.pause(evaluating=False)
         engine.state.stage, engine.slots = before
         engine.attach_slots()
 

@@ -8,16 +8,16 @@ steps.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from modules import rng
-from modules.loader import RankLoader
+from modules.combined_reading import CombinedRankLoader, Reader
+from orchestrator.batch_limits import batch_limit
+from orchestrator.batch_size import batch_size_of
 from orchestrator.errors import MisconfigurationError
-from orchestrator.log_slots import batch_size_of
 from orchestrator.strategies.strategy import Strategy
 
 
@@ -32,6 +32,7 @@ class ReadingState:
         epoch_generators: States of the loader's own generators at that moment.
         epoch_kept: The loader's worker processes, which stay for all epochs, had been started by then.
         kept: They have been started now.
+        own: What the loader says itself of where it stands: a stateful one, or several read together.
     """
 
     rng: dict[str, Any]
@@ -40,6 +41,7 @@ class ReadingState:
     epoch_generators: list[Any]
     epoch_kept: bool = False
     kept: bool = False
+    own: dict[str, Any] = field(default_factory=dict)
 
 
 class Feed:
@@ -52,10 +54,14 @@ class Feed:
         is_over: All batches of the epoch have been given out.
         by_hand: Some rank has no batch now, so gradients cannot be reduced inside backward.
         scale: This rank's samples relative to the mean over ranks; 1.0 where ranks have equally many.
+        is_used_up: The data can be read once and was, so no later epoch has a batch either.
         num_batches: Batches of an epoch; None when not known.
+        lends: A rank that has no batch gets another's as `batch`, still without having one.
     """
 
-    def __init__(self, loader: RankLoader, strategy: Strategy, num_batches: int | None) -> None:
+    lends = False
+
+    def __init__(self, loader: Reader, strategy: Strategy, num_batches: int | None) -> None:
         self.loader = loader
         self.strategy = strategy
         self.num_batches = num_batches
@@ -65,6 +71,7 @@ class Feed:
         self.is_over = False
         self.by_hand = False
         self.scale = 1.0
+        self.is_used_up = False
         self._began: tuple[dict[str, Any], list[Any], bool] = ({}, [], False)
         self._iterator: Iterator[Any] | None = None
         self._index = 0
@@ -90,7 +97,7 @@ class Feed:
             self._restore(resumed.epoch_rng, resumed.epoch_generators)
             self.loader.kept = resumed.epoch_kept
         self._began = rng.capture(), self._generator_states(), self.loader.kept
-        self._iterator = self.loader.iterate(skip)
+        self._iterator = self.loader.iterate(skip, None if resumed is None else resumed.own)
         self._index = skip
         self._counted = list(totals)
         self.has_batch, self.is_last, self.is_over = True, False, False
@@ -109,12 +116,14 @@ class Feed:
             epoch_generators=epoch_generators,
             epoch_kept=epoch_kept,
             kept=self.loader.kept,
+            own=self.loader.own_state(),
         )
 
     def restore(self, resumed: ReadingState) -> None:
         """Stand between epochs, as when `resumed` was taken there."""
         self._restore(resumed.rng, resumed.generators)
         self.loader.kept = resumed.kept
+        self.loader.take_state(resumed.own)
 
     def _generator_states(self) -> list[Any]:
         return [generator.get_state() for generator in self.loader.generators()]
@@ -146,14 +155,29 @@ class Feed:
         """Let go of the batch and of the iterator, and so of its worker processes."""
         self.batch = None
         self._iterator = None
+        self.loader.close()
         self._began = {}, [], False
         self._counted = [0, 0]
+
+    def _size(self, batch: Any) -> int:
+        """Return the samples in a batch: of several loaders, those of all together."""
+        if not isinstance(self.loader, CombinedRankLoader):
+            return batch_size_of(batch)
+        return sum(batch_size_of(part) for part in self.loader.parts(batch) if part is not None)
 
     def _weigh(self, sizes: list[int], rank: int) -> None:
         total, mine = sum(sizes), sizes[rank]
         self.by_hand = 0 in sizes
         self.scale = 1.0 if mine * len(sizes) == total else mine * len(sizes) / total
         self.has_batch = mine > 0
+        self._sizes = sizes
+
+    def _lend(self) -> None:
+        """Hand the batch of the first rank that has one to those that have none. Communicates."""
+        source = next(rank for rank, size in enumerate(self._sizes) if size)
+        lent = self.strategy.broadcast(self.batch if self.strategy.rank == source else None, source)
+        if not self.has_batch:
+            self.batch = lent
 
 
 class PlannedFeed(Feed):
@@ -167,7 +191,7 @@ class PlannedFeed(Feed):
 
     num_batches: int
 
-    def __init__(self, loader: RankLoader, strategy: Strategy, limit: int | float | None) -> None:
+    def __init__(self, loader: Reader, strategy: Strategy, limit: int | float | None) -> None:
         super().__init__(loader, strategy, batch_limit("limit_train_batches", limit, loader.num_batches))
         self._limit = limit
 
@@ -182,6 +206,7 @@ class PlannedFeed(Feed):
         """Take the next batch; return False when there is none on any rank."""
         index = self._index
         if index >= self.num_batches:
+            self._exhaust()
             self.is_over = True
             return False
         self._index = index + 1
@@ -201,10 +226,18 @@ class PlannedFeed(Feed):
                 ) from None
             if self.loader.plan is None:
                 self._counted[0] += 1
-                self._counted[1] += batch_size_of(self.batch)
+                self._counted[1] += self._size(self.batch)
         else:
             self.batch = None
+        if self.by_hand and self.lends:
+            self._lend()
         return True
+
+    def _exhaust(self) -> None:
+        """Ask for the batch behind the last, as a plain loop does: a sampler may draw numbers then."""
+        if self._iterator is not None and self.num_batches == self.loader.num_batches:
+            next(self._iterator, None)
+            self._iterator = None
 
     def window_size(self, batch_idx: int, accumulate: int) -> int:
         """Return how many batches the accumulation window has that begins at `batch_idx`."""
@@ -224,7 +257,7 @@ class OpenFeed(Feed):
         join: Go on until the last rank has run out, instead of ending with the first.
     """
 
-    def __init__(self, loader: RankLoader, strategy: Strategy, limit: int | None, join: bool) -> None:
+    def __init__(self, loader: Reader, strategy: Strategy, limit: int | None, join: bool) -> None:
         super().__init__(loader, strategy, limit if limit is not None else loader.num_batches)
         self._limit = limit
         self._join = join
@@ -241,16 +274,19 @@ class OpenFeed(Feed):
         assert self._iterator is not None
         nothing = object()
         batch = next(self._iterator, nothing)
-        sizes = self.strategy.counts(0 if batch is nothing else max(1, batch_size_of(batch)))
+        sizes = self.strategy.counts(0 if batch is nothing else max(1, self._size(batch)))
         if not any(sizes) or (0 in sizes and not self._join):
             self._notice(sizes)
             self.is_over = True
+            self.is_used_up = self._index == 0 and isinstance(self.loader.source, Iterator)
             return False
         self.batch = None if batch is nothing else batch
         self._weigh(sizes, self.strategy.rank)
         self._counted[0] += sum(size > 0 for size in sizes)
         self._counted[1] += sum(sizes)
         self._index += 1
+        if self.by_hand and self.lends:
+            self._lend()
         return True
 
     def _notice(self, sizes: list[int]) -> None:
@@ -266,63 +302,7 @@ class OpenFeed(Feed):
         )
 
 
-def batch_limit(name: str, limit: int | float | None, num_batches: int | None) -> int | None:
-    """Return how many batches to run: `limit` as Lightning reads it, an int a number and a float a share of
-    the loader.
-
-    Args:
-        name: The argument's name, for the message.
-        limit: What the user gave.
-        num_batches: Batches that there are; None when not known.
-
-    Returns:
-        A number of batches; None for all of a loader of unknown length.
-    """
-    if limit is None or (isinstance(limit, float) and limit == 1.0):
-        return num_batches
-    if isinstance(limit, int):
-        return limit if num_batches is None else min(limit, num_batches)
-    if limit == 0.0:
-        return 0
-    if num_batches is None:
-        raise MisconfigurationError(
-            f"Trainer({name}={limit}) needs a loader with a length, and this one has none. Use a number "
-            "of batches."
-        )
-    found = int(num_batches * limit)
-    if found == 0 and num_batches > 0:
-        raise MisconfigurationError(
-            f"Trainer({name}={limit}) gives 0 of {num_batches} batches. Use at least "
-            f"{_least_share(num_batches):.6g}, or an int."
-        )
-    return found
-
-
-def empty_loader(source: Any, kind: str, ranks: int) -> MisconfigurationError:
-    """Return the error for a loader without a batch.
-
-    Args:
-        source: The loader.
-        kind: train, val, test or predict.
-        ranks: Ranks that share it.
-    """
-    dataset: Any = getattr(source, "dataset", None)
-    sized = hasattr(dataset, "__len__")
-    size = f" over {type(dataset).__qualname__} of length {len(dataset)}" if sized else ""
-    return MisconfigurationError(
-        f"The {kind} loader has 0 batches: {type(source).__qualname__}{size}, "
-        f"batch_size={getattr(source, 'batch_size', None)}, drop_last={getattr(source, 'drop_last', None)}, "
-        f"on {ranks} ranks. Give it data, or set limit_{kind}_batches=0 to leave it out."
-    )
-
-
-def _least_share(num_batches: int) -> float:
-    """Return a short number of at least ``1 / num_batches``."""
-    scale: int = 1000 * 10 ** int(math.log10(num_batches))
-    return math.ceil(scale / num_batches) / scale
-
-
-def make_feed(loader: RankLoader, strategy: Strategy, limit: int | float | None, join: bool) -> Feed:
+def make_feed(loader: Reader, strategy: Strategy, limit: int | float | None, join: bool) -> Feed:
     """Return the feed for a loader."""
     total = batch_limit("limit_train_batches", limit, loader.num_batches)
     if loader.exact and total is not None:

@@ -13,7 +13,7 @@ import pickle
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from ray import cloudpickle
@@ -21,14 +21,16 @@ from torch import Tensor, nn
 
 from modules import rng
 from modules.module import LightningModule
+from orchestrator import foreign
 from orchestrator.board import Board
+from orchestrator.metric_objects import is_synced
 from orchestrator.state import TrainState
 
 if TYPE_CHECKING:
     from orchestrator.job import Job
     from orchestrator.trainer import Trainer
 
-_INTERNAL = frozenset(nn.Module().__dict__) - {"training"} | {"_trainer", "_log_sink"}
+_INTERNAL = frozenset(nn.Module().__dict__) - {"training"} | {"_trainer", "_log_sink", "_optimization"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,7 @@ class Luggage:
         left: Owners and attributes that do not pickle.
         state: The counters.
         board: The metrics.
+        batch_counts: Batches of each loader, by kind of data.
         should_stop: Whether somebody asked to stop.
         rng: The random state.
         result: What the call returns.
@@ -57,6 +60,7 @@ class Luggage:
     left: list[str]
     state: TrainState
     board: Board
+    batch_counts: dict[str, list[int | float]]
     should_stop: bool
     rng: dict[str, Any]
     result: Any
@@ -107,6 +111,7 @@ def pack(trainer: Trainer, job: Job, result: Any, stopped: str | None) -> Luggag
         left=left,
         state=trainer.state,
         board=trainer.board,
+        batch_counts=_batch_counts(trainer),
         should_stop=trainer.should_stop,
         rng=state_rng,
         result=result,
@@ -121,6 +126,7 @@ def unpack(trainer: Trainer, job: Job, luggage: Luggage) -> Any:
         _copy_weights(job.module, luggage)
     trainer.state = luggage.state
     trainer.board = luggage.board
+    trainer.batch_counts = luggage.batch_counts
     trainer.should_stop = luggage.should_stop
     rng.restore(luggage.rng)
     if luggage.left:
@@ -130,6 +136,14 @@ def unpack(trainer: Trainer, job: Job, luggage: Luggage) -> Any:
             stacklevel=4,
         )
     return luggage.result
+
+
+def _batch_counts(trainer: Trainer) -> dict[str, list[int | float]]:
+    """Return the number of batches of each loader, of training that of the last epoch."""
+    counts = dict(trainer.batch_counts)
+    if "train" in counts:
+        counts["train"] = [trainer.num_training_batches]
+    return counts
 
 
 def _put_attributes(trainer: Trainer, job: Job, packed: list[bytes]) -> None:
@@ -153,8 +167,8 @@ def _extra_state(module: nn.Module) -> dict[str, Any]:
 
 def _copy_weights(module: nn.Module, luggage: Luggage) -> None:
     weights, own = luggage.weights, _tensors(module)
-    if own.keys() != weights.keys() and isinstance(module, LightningModule):
-        module.configure_model()
+    if own.keys() != weights.keys() and foreign.is_module(module):
+        cast(LightningModule, module).configure_model()
         own = _tensors(module)
     lost = sorted(name for name, item in weights.items() if name not in own or own[name].shape != item.shape)
     if lost:
@@ -167,6 +181,8 @@ def _copy_weights(module: nn.Module, luggage: Luggage) -> None:
     with torch.no_grad():
         for name, tensor in weights.items():
             if name not in lost:
+                if own[name].dtype != tensor.dtype:  # the run's precision has cast it
+                    own[name].data = own[name].data.to(tensor.dtype)
                 own[name].copy_(tensor)
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name in luggage.trainable)
@@ -180,6 +196,7 @@ def _owners(trainer: Trainer, job: Job) -> Iterator[tuple[str, Any]]:
         yield f"callback:{index}", callback
     for index, logger in enumerate(trainer.loggers):
         yield f"logger:{index}", logger
+    yield "profiler", trainer.profiler
     for name, module in job.module.named_modules():
         yield f"module:{name}", module
 
@@ -196,6 +213,10 @@ def _known(trainer: Trainer, job: Job) -> Iterator[tuple[str, Any]]:
 
 def _attributes(item: Any) -> dict[str, Any]:
     skip = _INTERNAL if isinstance(item, nn.Module) else frozenset()
+    if is_synced(item):
+        skip |= {"_device"}  # where a metric of torchmetrics thinks that it is: in the driver somewhere else
+    if foreign.is_foreign_module(item):
+        skip |= {"_device"}  # where the worker had it
     state = item.__getstate__()
     if isinstance(state, tuple):  # of a class with slots: the dictionary comes first
         state = state[0]
@@ -218,7 +239,9 @@ def _dump_all(changed: dict[str, dict[str, Any]], names: dict[int, str]) -> tupl
 
 
 class _Pickler(cloudpickle.Pickler):
-    """Writes known objects as their names."""
+    """Writes known objects as their names, and other tensors as if they were on the CPU: the driver may have
+    no other device.
+    """
 
     def __init__(self, file: io.BytesIO, names: dict[int, str]) -> None:
         super().__init__(file)  # type: ignore[no-untyped-call]
@@ -227,6 +250,12 @@ class _Pickler(cloudpickle.Pickler):
     def persistent_id(self, item: Any) -> str | None:
         """Return the name of a known object."""
         return self.names.get(id(item))
+
+    def reducer_override(self, item: Any) -> Any:
+        """Return how to rebuild `item`, if not in the usual way."""
+        if isinstance(item, Tensor) and item.device.type != "cpu":
+            return item.detach().cpu().__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        return super().reducer_override(item)  # type: ignore[no-untyped-call]
 
 
 class _Unpickler(pickle.Unpickler):

@@ -14,15 +14,21 @@ from typing import Any
 
 from modules.datamodule import LightningDataModule
 from modules.module import LightningModule
+from orchestrator import foreign
 from orchestrator.callbacks.callback import Callback
+from orchestrator.foreign_trainer import ForeignTrainer
 
 Hook = Callable[..., Any]
 
 
 def overrides(owner: object, name: str, base: type) -> bool:
-    """Whether `owner` has a method `name` of its own, other than `base`'s empty one."""
+    """Whether `owner` has a method `name` of its own, other than the empty one of `base`, or of Lightning's
+    class of that name for an object of Lightning's.
+    """
     if name in getattr(owner, "__dict__", {}):
         return True
+    if not isinstance(owner, base):
+        base = foreign.base_of(type(owner)) or base
     own = getattr(type(owner), name, None)
     return own is not None and own is not getattr(base, name, None)
 
@@ -60,12 +66,16 @@ class HookTable:
     def of_callbacks(self, name: str, only: Callable[[Callback], bool] | None = None) -> tuple[Hook, ...]:
         """Return the callbacks' methods for hook `name`, of those callbacks that `only` admits."""
         return tuple(
-            functools.partial(getattr(callback, name), self._trainer, self._module)
+            functools.partial(getattr(callback, name), self.trainer_for(callback), self._module)
             for callback in self._callbacks
             if overrides(callback, name, Callback)
-            and name not in callback.unused_hooks()
+            and name not in foreign.unused_hooks(callback)
             and (only is None or only(callback))
         )
+
+    def trainer_for(self, owner: object) -> Any:
+        """Return the trainer as `owner` is to see it: an object of Lightning's sees a view of it."""
+        return self._trainer if foreign.base_of(type(owner)) is None else ForeignTrainer(self._trainer)
 
     def of_module(self, name: str) -> tuple[Hook, ...]:
         """Return the module's method for hook `name`, if it has one of its own."""

@@ -23,6 +23,7 @@ class Job:
         ckpt_path: A checkpoint to start from, or None.
         return_predictions: Keep what predict_step returns.
         verbose: Print the metrics of validate and test.
+        compile: Keyword arguments of ``torch.compile`` for the steps; None compiles nothing.
     """
 
     fn: str
@@ -32,3 +33,4 @@ class Job:
     ckpt_path: str | None = None
     return_predictions: bool = True
     verbose: bool = True
+    compile: dict[str, Any] | None = None

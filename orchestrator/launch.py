@@ -8,6 +8,7 @@ raised here as it was there, with a note that names the rank.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable
@@ -18,10 +19,13 @@ import torch
 
 from modules import rng
 from orchestrator.engine import Engine
+from orchestrator.interleaving import interleave
 from orchestrator.job import Job
+from orchestrator.launched import run_launched
 from orchestrator.place import Place
 from orchestrator.plan import Plan
 from orchestrator.progress import ProgressRecord
+from orchestrator.requeue import find_requeue, on_signal
 from orchestrator.sweep.stopped import TrialStopped
 
 if TYPE_CHECKING:
@@ -37,12 +41,20 @@ _SEED_VARIABLES = (rng.GLOBAL_SEED_VARIABLE, rng.SEED_WORKERS_VARIABLE)
 
 
 def run_in_process(trainer: Trainer, job: Job, plan: Plan, show: Show | None) -> Any:
-    """Run the job here and return what its entry point returns."""
-    device = torch.device(plan.device)
-    place = Place(device=device, emit=_say)
-    if trainer.trial is not None:
-        place = replace(place, ask=trainer.trial.answer)
-    return Engine(trainer, job, place, show).run()
+    """Run the job here, as one of several ranks where a launcher has started several, and return what its
+    entry point returns.
+    """
+    environment = trainer.plugins.environment
+    requeue = find_requeue(os.environ, environment, trainer.settings.default_root_dir)
+    with on_signal(requeue if job.fn == "fit" else None, environment):
+        if plan.launched is not None:
+            return run_launched(trainer, job, plan, show, _say, requeue)
+        place = Place(device=torch.device(plan.device), emit=_say)
+        if trainer.trial is not None:
+            place = replace(place, ask=trainer.trial.answer)
+        engine = Engine(trainer, job, place, show)
+        engine.requeue = requeue
+        return engine.run()
 
 
 def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None) -> Any:
@@ -80,6 +92,9 @@ def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None)
         if standing:
             apply_standing(trainer, job, standing[-1])
         trainer.state.status = "interrupted"
+        for logger in trainer.loggers:  # rank 0's copy may have ended with its process
+            with contextlib.suppress(Exception):
+                logger.finalize("failed")
         raise
     luggage = outcomes[0]
     assert isinstance(luggage, Luggage)
@@ -87,7 +102,7 @@ def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None)
     if luggage.stopped is not None:
         raise TrialStopped(luggage.stopped)
     if job.fn == "predict" and job.return_predictions:
-        return _interleave([result, *outcomes[1:]])
+        return interleave([result, *outcomes[1:]])
     return result
 
 
@@ -136,14 +151,3 @@ def run_on_worker(
 def _say(event: object) -> None:
     """Pass on what rank 0 wants the user to know."""
     _log.info("%s", event)
-
-
-def _interleave(by_rank: list[list[list[Any]]]) -> list[list[Any]]:
-    """Return each loader's batches in the order of the data: whole batches were dealt to ranks in turn."""
-    loaders = []
-    for parts in zip(*by_rank, strict=True):
-        batches: list[Any] = []
-        for row in range(max(map(len, parts), default=0)):
-            batches.extend(part[row] for part in parts if row < len(part))
-        loaders.append(batches)
-    return loaders

@@ -32,6 +32,7 @@ class Place:
         node_rank: Its node among all.
         num_nodes: Nodes.
         device: Where the module lives.
+        keeps: The result stays in this process, rather than going to another one from rank 0.
         emit: Send an event to the driver without waiting.
         ask: Send a question to the driver and wait for its answer.
         told: What the driver has said meanwhile, by name.
@@ -45,6 +46,7 @@ class Place:
     node_rank: int = 0
     num_nodes: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    keeps: bool = False
     emit: Callable[[object], None] = _silence
     ask: Callable[[object], object] = _no_answer
     told: dict[str, object] = field(default_factory=dict)

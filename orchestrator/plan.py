@@ -14,8 +14,12 @@ from typing import Any, Protocol
 
 from cluster.errors import SpecError
 from cluster.spec import GroupSpec
+from orchestrator import environments
+from orchestrator.environments import Launched
 from orchestrator.errors import MisconfigurationError
+from orchestrator.precision import check_precision
 from orchestrator.settings import Settings
+from orchestrator.strategies.specs import FSDPStrategy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +32,12 @@ class Plan:
         num_nodes: Distinct nodes that were asked for; None for wherever there is room.
         use_gpu: Each worker has GPUs, or a part of one.
         device: The device of a run in this process, as torch writes it.
-        strategy: single or ddp.
+        strategy: single, ddp or fsdp.
         backend: gloo or nccl; empty in this process.
         precision: As in the settings.
         group: What the workers are; None in this process.
+        launched: Which of several processes this is that a launcher started; None where none did.
+        notes: What else the user should know.
     """
 
     on_group: bool
@@ -43,9 +49,20 @@ class Plan:
     backend: str
     precision: str
     group: GroupSpec | None = None
+    launched: Launched | None = None
+    notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """Return the plan in one line."""
+        """Return the plan in one line, and a line for each note."""
+        return "\n".join([self._place(), *(f"{note}." for note in self.notes)])
+
+    def _place(self) -> str:
+        if self.launched is not None:
+            return (
+                f"Runs in the {self.launched.world_size} processes that {self.launched.launcher} started, "
+                f"rank 0 on {self.device}: strategy {self.strategy} over {self.backend}, "
+                f"precision {self.precision}."
+            )
         if self.group is None:
             return f"Runs in this process on {self.device}, precision {self.precision}."
         workers = f"{self.num_workers} Ray worker{'s' if self.num_workers > 1 else ''}"
@@ -76,6 +93,8 @@ def make_plan(
     scaling_config: Any = None,
     placement_group: Any = None,
     reservation: Reservation | None = None,
+    mps: bool = False,
+    launched: Launched | None = None,
 ) -> Plan:
     """Return where a call runs.
 
@@ -85,11 +104,15 @@ def make_plan(
         scaling_config: A `ray.train.ScalingConfig`, or None.
         placement_group: A placement group that was given, or None.
         reservation: What the surrounding trial of a sweep has reserved; None outside of one.
+        mps: Torch sees an Apple GPU in this process.
+        launched: Which of several processes this is that a launcher started; None where none did.
 
     Raises:
         MisconfigurationError: Arguments contradict each other, or ask for a device that is not there.
     """
     use_gpu = _wants_gpu(settings, cuda_devices)
+    if launched is not None and scaling_config is None and placement_group is None and reservation is None:
+        return _plan_launched(settings, launched, use_gpu, cuda_devices)
     if scaling_config is not None:
         _refuse_contradiction(settings, scaling_config)
         num_workers, num_nodes = scaling_config.num_workers, None
@@ -103,6 +126,7 @@ def make_plan(
             f"Trainer({_say_wish(settings)}): torch sees no GPU in this process. "
             "Use accelerator='cpu', or install a build of torch that knows this machine's GPUs."
         )
+    device = _device_here(settings, use_gpu, cuda_devices, mps, on_group)
     if on_group and settings.strategy == "single" and num_workers > 1:
         raise MisconfigurationError(
             f"Trainer(strategy='single') runs one process, and {num_workers} workers were asked for. Use "
@@ -113,17 +137,109 @@ def make_plan(
         workers = _Workers(number=num_workers, num_nodes=num_nodes, use_gpu=use_gpu)
         group = _group_spec(settings, workers, scaling_config, placement_group, reservation)
         use_gpu = group.resource("GPU") > 0
+    strategy = _strategy_of(settings, num_workers, "cuda" if use_gpu else "cpu")
+    check_precision(
+        settings.precision, device.partition(":")[0] if not on_group else "cuda" if use_gpu else "cpu"
+    )
     return Plan(
         on_group=on_group,
         num_workers=num_workers,
         num_nodes=num_nodes,
         use_gpu=use_gpu,
-        device="cuda:0" if use_gpu and not on_group else "cpu",
-        strategy="ddp" if num_workers > 1 else "single",
+        device=device,
+        strategy=strategy,
         backend="" if group is None else group.backend,
         precision=settings.precision,
         group=group,
+        notes=_notes(settings, on_group),
     )
+
+
+def _plan_launched(settings: Settings, launched: Launched, use_gpu: bool, cuda_devices: int) -> Plan:
+    """Return the plan of one of several processes that a launcher started: it stays where it is."""
+    environments.check(launched, settings.devices, settings.num_nodes)
+    if settings.strategy == "single":
+        raise MisconfigurationError(
+            f"Trainer(strategy='single') runs one process, and {launched.launcher} started "
+            f"{launched.world_size}. Use strategy='ddp', or start one."
+        )
+    if use_gpu and launched.local_rank >= cuda_devices:
+        raise MisconfigurationError(
+            f"{launched.launcher} started {launched.local_world_size} processes on a machine on which torch "
+            f"sees {cuda_devices} GPUs, and each needs its own. Start fewer, or use accelerator='cpu'."
+        )
+    number = (
+        settings.devices[launched.local_rank] if isinstance(settings.devices, tuple) else launched.local_rank
+    )
+    check_precision(settings.precision, "cuda" if use_gpu else "cpu")
+    return Plan(
+        on_group=False,
+        num_workers=launched.world_size,
+        num_nodes=launched.num_nodes,
+        use_gpu=use_gpu,
+        device=f"cuda:{number}" if use_gpu else "cpu",
+        strategy=_strategy_of(settings, launched.world_size, "cuda" if use_gpu else "cpu"),
+        backend=_backend_of(settings) or ("nccl" if use_gpu else "gloo"),
+        precision=settings.precision,
+        launched=launched,
+        notes=() if not settings.strategy_note else (f"strategy 'ddp' is what {launched.launcher} started",),
+    )
+
+
+def _device_here(settings: Settings, use_gpu: bool, cuda_devices: int, mps: bool, on_group: bool) -> str:
+    """Return the device of a run in this process."""
+    if settings.accelerator == "mps" or (settings.accelerator == "auto" and mps and not use_gpu):
+        if on_group and settings.accelerator == "mps":
+            raise MisconfigurationError(
+                "Trainer(accelerator='mps') runs one process. Use devices=1, or accelerator='cpu'."
+            )
+        if not mps and not on_group:
+            raise MisconfigurationError(
+                "Trainer(accelerator='mps'): torch sees no Apple GPU in this process. Use accelerator='cpu'."
+            )
+        return "cpu" if on_group else "mps"
+    if not use_gpu or on_group:
+        return "cpu"
+    number = settings.devices[0] if isinstance(settings.devices, tuple) else 0
+    if number >= cuda_devices:
+        raise MisconfigurationError(
+            f"Trainer(devices={list(settings.devices)!r}): torch sees {cuda_devices} GPUs in this process, "  # type: ignore[arg-type]
+            f"numbered from 0. Use a number below {cuda_devices}."
+        )
+    return f"cuda:{number}"
+
+
+def _strategy_of(settings: Settings, num_workers: int, device_type: str) -> str:
+    """Return the strategy's name for so many processes; one has nothing to deal or to average."""
+    spec = settings.strategy_spec
+    if isinstance(spec, FSDPStrategy) and spec.cpu_offload and device_type == "cpu":
+        raise MisconfigurationError(
+            "Trainer(strategy='fsdp_cpu_offload') keeps parts in the host's memory, and the workers have no "
+            "GPUs that they would be kept out of. Use strategy='fsdp'."
+        )
+    if num_workers == 1:
+        return "single"
+    if settings.strategy == "fsdp" and settings.sync_batchnorm:
+        raise MisconfigurationError(
+            "Trainer(strategy='fsdp', sync_batchnorm=True): sharded layers are not synchronised. "
+            "Use strategy='ddp', or normalisation that does not look at the batch."
+        )
+    return "fsdp" if settings.strategy == "fsdp" else "ddp"
+
+
+def _backend_of(settings: Settings) -> str | None:
+    """Return the backend that the strategy insists on."""
+    return getattr(settings.strategy_spec, "process_group_backend", None)
+
+
+def _notes(settings: Settings, on_group: bool) -> tuple[str, ...]:
+    notes = [settings.strategy_note] if settings.strategy_note else []
+    if on_group and isinstance(settings.devices, tuple):
+        notes.append(
+            f"devices={list(settings.devices)}: Ray chooses which GPUs; CUDA_VISIBLE_DEVICES of its nodes "
+            "says from which"
+        )
+    return tuple(notes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +264,9 @@ def _group_spec(
         "collective_timeout_s": settings.collective_timeout_s,
         "threads": settings.threads_per_worker,
     }
+    backend = _backend_of(settings)
+    if backend is not None:
+        options["backend"] = backend
     resources = None if settings.resources_per_worker is None else dict(settings.resources_per_worker)
     try:
         if placement_group is not None:
@@ -167,7 +286,7 @@ def _group_spec(
     except SpecError as error:
         raise MisconfigurationError(f"The Trainer's arguments ask for an impossible group: {error}") from None
     gpus = spec.resource("GPU")
-    if settings.accelerator != "auto" and (settings.accelerator == "cpu") != (gpus == 0):
+    if settings.accelerator in ("cpu", "gpu", "cuda") and (settings.accelerator == "cpu") != (gpus == 0):
         raise MisconfigurationError(
             f"Trainer(accelerator={settings.accelerator!r}) contradicts workers that have {gpus:g} GPUs "
             "each. Leave accelerator out, or change what a worker reserves."
@@ -178,7 +297,7 @@ def _group_spec(
 def _wants_gpu(settings: Settings, cuda_devices: int) -> bool:
     """Whether to compute on GPUs: as told, else as reserved, else where torch sees any."""
     if settings.accelerator != "auto":
-        return settings.accelerator != "cpu"
+        return settings.accelerator not in ("cpu", "mps")
     reserved = dict(settings.resources_per_worker or ()).get("GPU")
     return cuda_devices > 0 if reserved is None else reserved > 0
 
@@ -202,6 +321,13 @@ def _devices_per_node(
 ) -> int:
     if isinstance(settings.devices, int):
         return settings.devices
+    if isinstance(settings.devices, tuple):
+        if not use_gpu:
+            raise MisconfigurationError(
+                f"Trainer(devices={list(settings.devices)!r}) names GPUs, and torch sees none in this "
+                f"process. Use devices={len(settings.devices)} and accelerator='cpu'."
+            )
+        return len(settings.devices)
     if reservation is not None and reservation.num_workers:
         return reservation.num_workers
     return cuda_devices if use_gpu and cuda_devices else 1
@@ -215,6 +341,8 @@ def _refuse_contradiction(settings: Settings, scaling_config: Any) -> None:
             "range is not supported."
         )
     asked = settings.devices if isinstance(settings.devices, int) else None
+    if isinstance(settings.devices, tuple):
+        asked = len(settings.devices)
     if asked is not None and asked * settings.num_nodes != workers:
         raise MisconfigurationError(
             f"Trainer(devices={asked}, num_nodes={settings.num_nodes}) asks for "

@@ -18,7 +18,13 @@ from typing import Literal, Protocol, TextIO
 
 Stage = Literal["train", "validate", "test", "predict", "sanity"]
 
-_TITLES = {"validate": "Validating", "test": "Testing", "predict": "Predicting", "sanity": "Sanity check"}
+_TITLES = {
+    "train": "Epoch",
+    "validate": "Validating",
+    "test": "Testing",
+    "predict": "Predicting",
+    "sanity": "Sanity check",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +37,7 @@ class ProgressRecord:
         max_epochs: How many there will be; None or -1 for no limit.
         batch: Batches of this stage that are done.
         total_batches: How many there are, or None where nobody knows.
-        metrics: What to show beside it.
+        metrics: What to show beside it: numbers, or words.
         step: Optimizer steps so far.
         done: Whether the stage has ended; for training, the epoch with its validation.
     """
@@ -41,7 +47,7 @@ class ProgressRecord:
     max_epochs: int | None = None
     batch: int
     total_batches: int | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float | str] = field(default_factory=dict)
     step: int = 0
     done: bool = False
 
@@ -62,26 +68,58 @@ class Display(Protocol):
         ...
 
 
+class Chooses(Protocol):
+    """What decides how a terminal is drawn on: a progress bar of the user's choice."""
+
+    refresh_rate: int
+
+    @property
+    def descriptions(self) -> dict[str, str]:
+        """The titles by stage."""
+        ...
+
+    def display(self, stream: TextIO, now_s: Callable[[], float]) -> Display | None:
+        """Return what draws on the terminal `stream`; None to draw nothing."""
+        ...
+
+
 class Progress:
     """Shows progress records on `stream`, by default standard error, in the way that suits it.
 
     Args:
         stream: Where to draw.
         now_s: Reads the time, in seconds.
+        bar: What to draw on a terminal, and how often; live bars when None.
     """
 
-    def __init__(self, stream: TextIO | None = None, now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        now_s: Callable[[], float] = time.monotonic,
+        bar: Chooses | None = None,
+    ) -> None:
         stream = sys.stderr if stream is None else stream
         self._display: Display | None
-        if is_terminal(stream):
+        self._every = 1 if bar is None else bar.refresh_rate
+        self._shown: dict[str, int] = {}
+        if not is_terminal(stream):
+            self._display = PlainLines(stream, now_s, None if bar is None else bar.descriptions)
+        elif bar is not None:
+            self._display = bar.display(stream, now_s)
+        else:
             from orchestrator.progress_bars import LiveBars
 
             self._display = LiveBars(stream, now_s)
-        else:
-            self._display = PlainLines(stream, now_s)
 
     def update(self, record: ProgressRecord) -> None:
-        """Show `record`."""
+        """Show `record`, unless fewer batches than the bar asks for have run since the last one."""
+        shown = self._shown.get(record.stage, -self._every)
+        if not record.done and 0 <= record.batch - shown < self._every:
+            return
+        if record.done:
+            self._shown.pop(record.stage, None)
+        else:
+            self._shown[record.stage] = record.batch
         self._draw(lambda display: display.update(record))
 
     def message(self, text: str) -> None:
@@ -172,16 +210,21 @@ class Paces:
         return pace
 
 
-def title(record: ProgressRecord) -> str:
+def title(record: ProgressRecord, titles: Mapping[str, str] | None = None) -> str:
     """Return what is running, in a few words.
+
+    Args:
+        record: Where the run is.
+        titles: Words for the stages; ours when None.
 
     >>> title(ProgressRecord(stage="train", epoch=2, max_epochs=10, batch=0))
     'Epoch 2/9'
     """
+    word = (_TITLES if titles is None else titles).get(record.stage, record.stage)
     if record.stage != "train":
-        return _TITLES.get(record.stage, record.stage)
+        return word
     last = "" if record.max_epochs is None or record.max_epochs < 1 else f"/{record.max_epochs - 1}"
-    return f"Epoch {record.epoch}{last}"
+    return f"{word} {record.epoch}{last}"
 
 
 def count(record: ProgressRecord) -> str:
@@ -215,13 +258,33 @@ def speed(rate: float) -> str:
     return f"{rate:.1f} it/s" if rate >= 1 else f"{1 / rate:.1f} s/it"
 
 
-def numbers(metrics: Mapping[str, float]) -> str:
-    """Return metrics with four digits.
+def as_shown(value: object) -> float | str:
+    """Return a metric as a plain value: a number stays one, of a tensor its number is taken, else its text.
 
-    >>> numbers({"loss": 0.123456, "correct": 1203.0})
-    'loss 0.1235, correct 1203'
+    >>> as_shown(3), as_shown("warm"), as_shown(None)
+    (3, 'warm', 'None')
     """
-    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+    if isinstance(value, (int, float, str)):
+        return value
+    value = value.detach() if hasattr(value, "detach") else value
+    return float(value) if hasattr(value, "__float__") else str(value)
+
+
+def numbers(metrics: Mapping[str, float | str], form: str = ".4g", between: str = ", ") -> str:
+    """Return metrics, numbers with four digits and whole ones with all.
+
+    Args:
+        metrics: Numbers or words by name.
+        form: How numbers are written.
+        between: What stands between two metrics.
+
+    >>> numbers({"loss": 0.123456, "correct": 1203.0, "v_num": 12345, "phase": "warm"})
+    'loss 0.1235, correct 1203, v_num 12345, phase warm'
+    """
+    return between.join(
+        f"{name} {value if isinstance(value, (int, str)) else format(value, form)}"
+        for name, value in metrics.items()
+    )
 
 
 # ---------------------------------------------------------------- plain lines
@@ -232,9 +295,12 @@ class PlainLines:
 
     EVERY_S = 10.0
 
-    def __init__(self, stream: TextIO, now_s: Callable[[], float]) -> None:
+    def __init__(
+        self, stream: TextIO, now_s: Callable[[], float], titles: Mapping[str, str] | None = None
+    ) -> None:
         self._stream = stream
         self._now_s = now_s
+        self._titles = titles
         self._paces = Paces()
         self._trains = False
         self._written_at: float | None = None
@@ -253,7 +319,7 @@ class PlainLines:
             due = now - self._written_at >= self.EVERY_S
         if due:
             self._written_at = now
-            self._write(_line(record, pace, now))
+            self._write(_line(record, pace, now, self._titles))
 
     def message(self, text: str) -> None:
         """Write the text."""
@@ -268,7 +334,7 @@ class PlainLines:
         self._stream.flush()
 
 
-def _line(record: ProgressRecord, pace: Pace, now_s: float) -> str:
+def _line(record: ProgressRecord, pace: Pace, now_s: float, titles: Mapping[str, str] | None) -> str:
     left = None if record.done else pace.remaining_s(record)
     taken = f" in {duration(now_s - pace.start_s)}" if record.done else ""
     parts = [
@@ -277,4 +343,4 @@ def _line(record: ProgressRecord, pace: Pace, now_s: float) -> str:
         f"{duration(left)} left" if left is not None else "",
         numbers(record.metrics),
     ]
-    return f"{title(record)}: {', '.join(part for part in parts if part)}"
+    return f"{title(record, titles)}: {', '.join(part for part in parts if part)}"

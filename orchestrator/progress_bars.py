@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import atexit
 import sys
-from collections.abc import Callable
-from typing import TextIO
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -18,6 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.callbacks.rich_progress_bar import RichProgressBarTheme
 from orchestrator.progress import Pace, Paces, ProgressRecord, count, duration, numbers, speed, title
 
 _BAR_WIDTH = 24
@@ -30,12 +31,29 @@ class LiveBars:
     Args:
         stream: A terminal.
         now_s: Reads the time, in seconds.
+        leave: Keep the last state of each epoch on the screen; False keeps that of the last one.
+        theme: Colours and forms; the terminal's own when None.
+        titles: Words for the stages; ours when None.
+        console_kwargs: Further arguments of `rich.console.Console`.
     """
 
     REDRAW_S = 0.1
 
-    def __init__(self, stream: TextIO, now_s: Callable[[], float]) -> None:
-        self._console = Console(file=stream, force_terminal=True, highlight=False, emoji=False, markup=False)
+    def __init__(
+        self,
+        stream: TextIO,
+        now_s: Callable[[], float],
+        *,
+        leave: bool = True,
+        theme: RichProgressBarTheme | None = None,
+        titles: Mapping[str, str] | None = None,
+        console_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        options = {"force_terminal": True, "highlight": False, "emoji": False, "markup": False}
+        self._console = Console(file=stream, **{**options, **(console_kwargs or {})})
+        self._leave = leave
+        self._theme = RichProgressBarTheme() if theme is None else theme
+        self._titles = titles
         self._now_s = now_s
         self._paces = Paces()
         self._rows: dict[str, tuple[ProgressRecord, Pace]] = {}
@@ -47,11 +65,11 @@ class LiveBars:
         now = self._now_s()
         self._rows[record.stage] = (record, self._paces.observe(record, now))
         live = self._open()
-        if record.done:
+        if record.done and (self._leave or record.stage != "train"):
             row = self._rows.pop(record.stage)
             if record.stage != "sanity" and "train" not in self._rows:
                 self._console.print(self._table([row], now))
-        elif now - self._drawn_at < self.REDRAW_S:
+        elif not record.done and now - self._drawn_at < self.REDRAW_S:
             return
         self._drawn_at = now
         live.update(self._table(self._ordered(), now), refresh=True)
@@ -90,6 +108,7 @@ class LiveBars:
     def _table(self, rows: list[tuple[ProgressRecord, Pace]], now: float) -> Table | Group:
         if not rows:
             return Group()
+        theme = self._theme
         wide = self._console.width >= _ROOM_FOR_BAR
         table = Table.grid(padding=(0, 2, 0, 0), expand=True)
         table.add_column(no_wrap=True)
@@ -104,15 +123,21 @@ class LiveBars:
                 total=record.total_batches,
                 completed=record.batch,
                 width=_BAR_WIDTH,
+                complete_style=theme.progress_bar,
+                finished_style=theme.progress_bar_finished,
+                pulse_style=theme.progress_bar_pulse,
                 pulse=record.total_batches is None and not record.done,
                 animation_time=now,
             )
+            words = title(record, self._titles)
+            shown = numbers(record.metrics, theme.metrics_format, theme.metrics_text_delimiter)
+            pieces = [(speed(pace.rate), theme.processing_speed), (shown, theme.metrics)]
             cells: list[RenderableType] = [
-                Text(f"  {title(record)}" if inner else title(record)),
+                Text(f"  {words}" if inner else words, theme.description),
                 *([bar] if wide else []),
-                Text(count(record)),
-                Text(_times(record, pace, now)),
-                Text(", ".join(part for part in (speed(pace.rate), numbers(record.metrics)) if part)),
+                Text(count(record), theme.batch_progress),
+                Text(_times(record, pace, now), theme.time),
+                Text(", ").join(Text(text, style) for text, style in pieces if text),
             ]
             table.add_row(*cells)
         return table

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
+from orchestrator.compile import parse_compile
+from orchestrator.duration import parse_duration
 from orchestrator.errors import MisconfigurationError, suggest
+from orchestrator.hardware import parse_accelerator, parse_devices
 from orchestrator.precision import parse_precision
+from orchestrator.strategies.names import parse_strategy
+from orchestrator.strategies.specs import Spec, timeout_s
 
-ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
-STRATEGIES = (
-    "auto",
-    "single",
-    "ddp",
-    "ddp_find_unused_parameters_true",
-    "ddp_find_unused_parameters_false",
-)
 DEFAULT_MAX_EPOCHS = 1000
 """Epochs of a fit for which neither epochs nor steps were given."""
 _LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches")
@@ -32,12 +30,18 @@ class Settings:
     """The Trainer's arguments, as `Trainer` documents them.
 
     Attributes:
-        ddp_options: Keyword arguments of torch's `DistributedDataParallel`, which follow from the strategy.
+        strategy: auto, single, ddp or fsdp.
+        strategy_spec: What the strategy's name or instance says in detail; None for auto.
+        strategy_note: What the plan adds about a name that means something else in Lightning.
+        devices: A number, ``"auto"``, or the numbers of GPUs.
+        compile: Keyword arguments of ``torch.compile``; None compiles nothing.
     """
 
     accelerator: str = "auto"
     strategy: str = "auto"
-    devices: int | str = "auto"
+    strategy_spec: Spec | None = None
+    strategy_note: str = ""
+    devices: int | str | tuple[int, ...] = "auto"
     num_nodes: int = 1
     precision: str = "32-true"
     fast_dev_run: int = 0
@@ -45,12 +49,15 @@ class Settings:
     min_epochs: int | None = None
     max_steps: int = -1
     min_steps: int | None = None
+    max_time: timedelta | None = None
     limit_train_batches: int | float | None = None
     limit_val_batches: int | float | None = None
     limit_test_batches: int | float | None = None
     limit_predict_batches: int | float | None = None
-    val_check_interval: int | float = 1.0
+    overfit_batches: int | float = 0.0
+    val_check_interval: int | float | timedelta = 1.0
     check_val_every_n_epoch: int | None = 1
+    reload_dataloaders_every_n_epochs: int = 0
     num_sanity_val_steps: int = 2
     log_every_n_steps: int = 50
     accumulate_grad_batches: int = 1
@@ -62,12 +69,19 @@ class Settings:
     join_uneven: bool = False
     enable_checkpointing: bool = True
     enable_progress_bar: bool = True
+    enable_model_summary: bool = True
+    enable_autolog_hparams: bool = True
+    barebones: bool = False
     default_root_dir: str = "."
     resources_per_worker: tuple[tuple[str, float], ...] | None = None
     threads_per_worker: int | None = None
     start_timeout_s: float = 60.0
     collective_timeout_s: float = 1800.0
-    ddp_options: dict[str, Any] = field(default_factory=dict)
+    sync_batchnorm: bool = False
+    deterministic: bool | str = False
+    benchmark: bool | None = None
+    detect_anomaly: bool = False
+    compile: dict[str, Any] | None = None
 
     @classmethod
     def create(cls, **given: Any) -> Settings:
@@ -77,17 +91,27 @@ class Settings:
             MisconfigurationError: The first argument or combination that cannot work.
         """
         values = dict(given)
-        _check_choice("accelerator", values["accelerator"], ACCELERATORS, _ACCELERATOR_HINTS)
-        _check_choice("strategy", values["strategy"], STRATEGIES, {})
-        values["strategy"], values["ddp_options"] = _strategy(values["strategy"])
-        values["devices"] = _devices(values["devices"])
+        _check_switch("barebones", values["barebones"])
+        if values["barebones"]:
+            values.update(_what_barebones_sets(values))
+        values["accelerator"] = parse_accelerator(values["accelerator"])
+        values["strategy"], values["strategy_spec"], values["strategy_note"] = parse_strategy(
+            values["strategy"]
+        )
+        values["devices"] = parse_devices(values["devices"], values["accelerator"])
         values["precision"] = parse_precision(
             "32-true" if values["precision"] is None else values["precision"]
         )
+        values["deterministic"] = _deterministic(values["deterministic"])
+        values["compile"] = parse_compile(values["compile"])
         for name, least, optional in _WHOLE_NUMBERS:
             values[name] = _whole(name, values[name], least, optional)
+        values["max_time"] = parse_duration("Trainer(max_time=", values["max_time"])
         for name in _LIMITS:
             values[name] = _limit(name, values[name])
+        values["overfit_batches"] = _limit("overfit_batches", values["overfit_batches"]) or 0.0
+        if values["overfit_batches"]:
+            values.update(dict.fromkeys(_LIMITS[:2], values["overfit_batches"]))
         values["fast_dev_run"] = _fast_dev_run(values["fast_dev_run"])
         values["val_check_interval"] = _check_interval(values["val_check_interval"])
         values["num_sanity_val_steps"] = (
@@ -97,7 +121,7 @@ class Settings:
             50 if values["log_every_n_steps"] is None else values["log_every_n_steps"]
         )
         _check_clipping(values["gradient_clip_val"], values["gradient_clip_algorithm"])
-        for name in ("enable_checkpointing", "enable_progress_bar"):
+        for name in ("enable_checkpointing", "enable_progress_bar", "enable_model_summary"):
             values[name] = True if values[name] is None else values[name]
         for name in _SWITCHES:
             _check_switch(name, values[name])
@@ -105,12 +129,15 @@ class Settings:
             raise MisconfigurationError(
                 "Trainer(check_val_every_n_epoch=None, "
                 f"val_check_interval={values['val_check_interval']}): validation that is not "
-                "tied to epochs needs val_check_interval as a number of batches."
+                "tied to epochs needs val_check_interval as a number of batches or a length of time."
             )
         values["default_root_dir"] = _root(values["default_root_dir"])
         values["resources_per_worker"] = _resources(values["resources_per_worker"])
         for name in ("start_timeout_s", "collective_timeout_s"):
             _check_seconds(name, values[name])
+        values["collective_timeout_s"] = timeout_s(values["strategy_spec"]) or values["collective_timeout_s"]
+        if values["benchmark"] is not None:
+            _check_switch("benchmark", values["benchmark"])
         if values["fast_dev_run"]:
             values.update(_what_fast_dev_run_sets(values["fast_dev_run"]))
         return cls(**values)
@@ -124,6 +151,7 @@ _WHOLE_NUMBERS: tuple[tuple[str, int, bool], ...] = (
     ("min_steps", 0, True),
     ("check_val_every_n_epoch", 1, True),
     ("num_sanity_val_steps", -1, True),
+    ("reload_dataloaders_every_n_epochs", 0, False),
     ("log_every_n_steps", 1, True),
     ("accumulate_grad_batches", 1, False),
     ("threads_per_worker", 1, True),
@@ -135,27 +163,19 @@ _SWITCHES = (
     "join_uneven",
     "enable_checkpointing",
     "enable_progress_bar",
+    "sync_batchnorm",
+    "detect_anomaly",
+    "enable_model_summary",
+    "enable_autolog_hparams",
 )
-_ACCELERATOR_HINTS = {
-    "tpu": "TPUs are not supported.",
-    "mps": "Apple GPUs are not supported yet.",
-    "hpu": "HPUs are not supported.",
-}
 
 
-def _check_choice(name: str, value: Any, known: tuple[str, ...], hints: dict[str, str]) -> None:
-    if value not in known:
-        hint = hints.get(str(value), "")
-        raise MisconfigurationError(
-            f"Trainer({name}={value!r}) is unknown.{suggest(value, known)} {hint + ' ' if hint else ''}"
-            f"Use one of {', '.join(known)}."
-        )
-
-
-def _strategy(value: str) -> tuple[str, dict[str, Any]]:
-    """Return the strategy's own name, and the options that are part of the longer one."""
-    name, _, choice = value.partition("_find_unused_parameters_")
-    return name, {"find_unused_parameters": choice == "true"} if choice else {}
+def _deterministic(value: Any) -> bool | str:
+    if value is None:
+        return False
+    if isinstance(value, bool) or value == "warn":
+        return value  # type: ignore[no-any-return]
+    raise MisconfigurationError(f"Trainer(deterministic={value!r}). Use True, False or 'warn'.")
 
 
 def _whole(name: str, value: Any, least: int, optional: bool) -> int | None:
@@ -167,16 +187,6 @@ def _whole(name: str, value: Any, least: int, optional: bool) -> int | None:
             f"{least}{' or None' if optional else ''}."
         )
     return value
-
-
-def _devices(value: Any) -> int | str:
-    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
-        return value  # type: ignore[no-any-return]
-    if isinstance(value, str) and value.isdecimal() and int(value) >= 1:
-        return int(value)
-    if value in (-1, "-1"):
-        return "auto"
-    raise MisconfigurationError(f"Trainer(devices={value!r}). Use a whole number of at least 1, or 'auto'.")
 
 
 def _limit(name: str, value: Any) -> int | float | None:
@@ -216,15 +226,46 @@ def _what_fast_dev_run_sets(batches: int) -> dict[str, Any]:
     }
 
 
-def _check_interval(value: Any) -> int | float:
+def _what_barebones_sets(values: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``barebones=True`` turns off, unless something of it was asked for."""
+    off: dict[str, Any] = {
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    asked = [
+        f"{name}={values[name]!r}"
+        for name in (*off, "fast_dev_run", "detect_anomaly", "log_every_n_steps")
+        if values.get(name)
+    ]
+    if asked:
+        raise MisconfigurationError(
+            f"Trainer(barebones=True, {', '.join(asked)}): barebones leaves out all that is not training "
+            f"itself. Leave out {' and '.join(item.partition('=')[0] for item in asked)}, or barebones."
+        )
+    return off
+
+
+def _check_interval(value: Any) -> int | float | timedelta:
     if value is None:
         return 1.0
+    if isinstance(value, (str, dict, timedelta)):
+        found = parse_duration("Trainer(val_check_interval=", value)
+        if not found:
+            raise MisconfigurationError(
+                f"Trainer(val_check_interval={value!r}) is no time at all. Use a length of time above 0, or "
+                "1 to validate after every batch."
+            )
+        return found
+    if isinstance(value, float) and value > 1.0 and value == int(value):
+        return int(value)
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
     share = isinstance(value, float) and 0.0 < value <= 1.0
     if not (whole or share):
         raise MisconfigurationError(
-            f"Trainer(val_check_interval={value!r}). Use a share of the epoch above 0.0 up to 1.0, or a "
-            "whole number of batches."
+            f"Trainer(val_check_interval={value!r}). Use a share of the epoch above 0.0 up to 1.0, a whole "
+            "number of batches, or a length of time as 'DD:HH:MM:SS'."
         )
     return value  # type: ignore[no-any-return]
 

@@ -19,7 +19,8 @@ class TrainState:
         stage: What is running now: train, validate, test, predict, sanity, or "".
         status: initializing, running, finished or interrupted.
         epoch: Training epochs that have ended; while one runs, its index.
-        global_step: Optimizer steps.
+        global_step: Optimizer steps; with manual optimization, of each optimizer.
+        windows: Batches that have closed an accumulation window: all of them with manual optimization.
         batches_seen: Training batches of the epochs that have ended, over all ranks.
         samples_seen: Training samples of the epochs that have ended, over all ranks.
         past_batches: Batches of the epochs that have ended that each rank has used.
@@ -27,6 +28,8 @@ class TrainState:
         exhausted: The running epoch's batches are used up, and its schedulers have stepped.
         validated: Validation has run since the last batch.
         epoch_ended: The epoch's batches and hooks are done; only the next epoch is left to begin.
+        accumulate: Batches that make one step, as set during training from the next epoch on; 0 where nobody
+            has set it.
     """
 
     fn: str = ""
@@ -34,6 +37,7 @@ class TrainState:
     status: str = "initializing"
     epoch: int = 0
     global_step: int = 0
+    windows: int = 0
     batches_seen: int = 0
     samples_seen: int = 0
     past_batches: int = 0
@@ -41,6 +45,7 @@ class TrainState:
     exhausted: bool = False
     validated: bool = False
     epoch_ended: bool = False
+    accumulate: int = 0
 
     def end_epoch(self, batches: int, samples: int) -> None:
         """Count an epoch of so many batches and samples, over all ranks, and stand before the next one."""
@@ -57,6 +62,8 @@ class TrainState:
 
     def restore(self, counters: dict[str, Any]) -> None:
         """Take back what `counters` returned."""
+        counters = {"windows": counters.get("global_step", 0), **counters}
+        counters["accumulate"] = counters.get("accumulate") or self.accumulate
         for name, kind in _KEPT.items():
             setattr(self, name, kind(counters.get(name, 0)))
 
@@ -64,6 +71,7 @@ class TrainState:
 _KEPT: dict[str, type] = {
     "epoch": int,
     "global_step": int,
+    "windows": int,
     "batches_seen": int,
     "samples_seen": int,
     "past_batches": int,
@@ -71,4 +79,5 @@ _KEPT: dict[str, type] = {
     "exhausted": bool,
     "validated": bool,
     "epoch_ended": bool,
+    "accumulate": int,
 }

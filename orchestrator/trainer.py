@@ -10,26 +10,39 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from modules.datamodule import LightningDataModule
 from modules.module import LightningModule
-from orchestrator import announcements, arguments
+from orchestrator import announcements, arguments, environments, foreign, starting_point
 from orchestrator.board import Board
 from orchestrator.callbacks.callback import Callback
 from orchestrator.checkpoint import writer
+from orchestrator.compile import is_compiled, unwrap
+from orchestrator.errors import MisconfigurationError
+from orchestrator.hooks import HookTable
 from orchestrator.job import Job
 from orchestrator.launch import run_in_process, run_on_group
 from orchestrator.loggers.logger import Logger
+from orchestrator.manual import refuse_settings
 from orchestrator.plan import Plan, make_plan
+from orchestrator.plugins import parse_plugins
+from orchestrator.precision import module_creation
+from orchestrator.predictions import returns_predictions
+from orchestrator.profilers.profiler import Profiler
+from orchestrator.profilers.selection import make_profiler
 from orchestrator.progress import Progress
+from orchestrator.requeue import checkpoint_to_resume, find_requeue
 from orchestrator.saving import LastFit, content_to_save
 from orchestrator.settings import Settings
 from orchestrator.state import TrainState
+from orchestrator.strategies.specs import Spec
 from orchestrator.sweep.stopped import TrialStopped
 from orchestrator.trainer_view import TrainerView
 
@@ -45,13 +58,15 @@ class Trainer(TrainerView):
     """Trains, validates, tests and predicts with a LightningModule.
 
     Args:
-        accelerator: ``"cpu"``, ``"gpu"``, or ``"auto"``: GPUs when torch sees any.
-        strategy: ``"auto"``, ``"single"``, ``"ddp"``, or ``"ddp_find_unused_parameters_true"`` for modules
-            that do not use all parameters in every step.
-        devices: Processes on each node, or ``"auto"``: one on CPU, this machine's GPUs otherwise. More than
-            one run on Ray.
+        accelerator: ``"cpu"``, ``"gpu"``, ``"mps"``, or ``"auto"``: GPUs when torch sees any.
+        strategy: ``"auto"``, ``"single"``, ``"ddp"``, ``"ddp_find_unused_parameters_true"`` for modules that
+            do not use all parameters in every step, ``"fsdp"``, or an instance of one of
+            `orchestrator.strategies`.
+        devices: Processes on each node, or ``"auto"``: one on CPU, this machine's GPUs otherwise; or a list
+            of GPUs' numbers. More than one run on Ray.
         num_nodes: Distinct nodes.
-        precision: 32, ``"bf16-mixed"``, or ``"16-mixed"``.
+        precision: 64, 32, ``"bf16-mixed"`` or ``"16-mixed"``, with weights in fp32; ``"bf16-true"`` or
+            ``"16-true"``, with weights and inputs in that type; ``"fp8-mixed"`` on GPUs that have it.
         logger: True for TensorBoard, False for none, or one's own, or a list.
         callbacks: One or a list.
         fast_dev_run: Run this many batches of everything, without checkpoints and logs.
@@ -59,23 +74,44 @@ class Trainer(TrainerView):
         min_epochs: Do not stop early before this many epochs.
         max_steps: Optimizer steps; -1 for no limit.
         min_steps: Do not stop early before this many steps.
+        max_time: Stop after this time of training: a timedelta, a dictionary of its arguments such as
+            ``{"hours": 2}``, or ``"DD:HH:MM:SS"``. On a group rank 0's clock decides.
         limit_train_batches: A number of batches (int) or a share of them (float); likewise for val, test,
             predict.
         limit_val_batches: See above.
         limit_test_batches: See above.
         limit_predict_batches: See above.
-        val_check_interval: Validate after this share of an epoch (float) or number of batches (int).
+        overfit_batches: Train and validate on this number (int) or share (float) of batches only, the same
+            in every epoch: sets both limits and turns shuffling off. Validation keeps its own data. 0 is off.
+        val_check_interval: Validate after this share of an epoch (float), number of batches (int), or time
+            since the last validation (a timedelta, keyword arguments of one, or ``"DD:HH:MM:SS"``). On a
+            group rank 0's clock decides, at the log points.
         check_val_every_n_epoch: Validate in every n-th epoch only. None counts batches over epochs.
+        reload_dataloaders_every_n_epochs: Ask for training and validation loaders anew before every n-th
+            epoch, counted from 0, also in a resumed run. 0 never does.
         num_sanity_val_steps: Validation batches tried before training; -1 for all.
         log_every_n_steps: Steps between log points.
         enable_checkpointing: Add a ModelCheckpoint when there is none.
-        enable_progress_bar: Show progress.
+        enable_progress_bar: Show progress: a RichProgressBar, unless the callbacks have another.
+        enable_model_summary: Show the module's layers and sizes when fit starts: a ModelSummary.
+        enable_autolog_hparams: Send the hyperparameters of module and data module to the loggers.
+        profiler: ``"simple"``, ``"advanced"``, ``"pytorch"`` or a profiler: times what a run does.
+        barebones: Train with nothing around: no checkpoints, logs, progress, summary, sanity check, profiler.
+            `log` does nothing.
         accumulate_grad_batches: Batches whose gradients make one step.
         gradient_clip_val: Clip gradients at this.
         gradient_clip_algorithm: ``"norm"`` (default) or ``"value"``.
         inference_mode: Evaluate in ``torch.inference_mode`` outside of fit and without a group; within fit,
             on a group, and with False it is ``torch.no_grad``.
         use_distributed_sampler: Deal the data to ranks.
+        sync_batchnorm: Normalise batches over all ranks in training.
+        deterministic: Use algorithms that give the same bits each time, and fail where there is none; with
+            ``"warn"`` only say so. Random numbers that a data set draws for a sample then depend on seed,
+            epoch and sample alone.
+        benchmark: Let cuDNN time its algorithms and take the quickest.
+        detect_anomaly: Find the operation whose gradient is not a number, at a cost.
+        compile: Compile the module's steps with ``torch.compile``: True, or its keyword arguments.
+        plugins: A `orchestrator.plugins.CheckpointIO`, or where the processes come from, or a list.
         default_root_dir: Where logs and checkpoints go; the working directory when None.
         scaling_config: A `ray.train.ScalingConfig`, instead of `devices` and `num_nodes`; runs on Ray even
             with one worker.
@@ -101,12 +137,13 @@ class Trainer(TrainerView):
         TypeError: There is no such argument; the message says which one was meant.
     """
 
+    @arguments.as_written
     def __init__(
         self,
         *,
         accelerator: str = "auto",
-        strategy: str = "auto",
-        devices: int | str = "auto",
+        strategy: str | Spec = "auto",
+        devices: int | str | Sequence[int] = "auto",
         num_nodes: int = 1,
         precision: int | str | None = None,
         logger: bool | Logger | Sequence[Logger] | None = None,
@@ -116,21 +153,34 @@ class Trainer(TrainerView):
         min_epochs: int | None = None,
         max_steps: int = -1,
         min_steps: int | None = None,
+        max_time: str | timedelta | dict[str, int] | None = None,
         limit_train_batches: int | float | None = None,
         limit_val_batches: int | float | None = None,
         limit_test_batches: int | float | None = None,
         limit_predict_batches: int | float | None = None,
-        val_check_interval: int | float | None = None,
+        overfit_batches: int | float = 0.0,
+        val_check_interval: int | float | str | timedelta | dict[str, int] | None = None,
         check_val_every_n_epoch: int | None = 1,
+        reload_dataloaders_every_n_epochs: int = 0,
         num_sanity_val_steps: int | None = None,
         log_every_n_steps: int | None = None,
         enable_checkpointing: bool | None = None,
         enable_progress_bar: bool | None = None,
+        enable_model_summary: bool | None = None,
+        enable_autolog_hparams: bool = True,
+        profiler: Profiler | str | None = None,
+        barebones: bool = False,
         accumulate_grad_batches: int = 1,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
         inference_mode: bool = True,
         use_distributed_sampler: bool = True,
+        sync_batchnorm: bool = False,
+        deterministic: bool | str | None = None,
+        benchmark: bool | None = None,
+        detect_anomaly: bool = False,
+        compile: bool | dict[str, Any] | None = None,
+        plugins: Any = None,
         default_root_dir: str | os.PathLike[str] | None = None,
         scaling_config: Any = None,
         placement_group: Any = None,
@@ -151,20 +201,29 @@ class Trainer(TrainerView):
         if trial is not None:
             given["default_root_dir"] = trial.directory if default_root_dir is None else default_root_dir
             given["enable_checkpointing"] = False if enable_checkpointing is None else enable_checkpointing
+            given["enable_model_summary"] = False if enable_model_summary is None else enable_model_summary
         names = [field.name for field in fields(Settings) if field.name in given]
         self.settings = Settings.create(**{name: given[name] for name in names})
+        self.plugins = parse_plugins(plugins)
         self._scaling_config = scaling_config
         self._placement_group = placement_group
         self.plan = self._make_plan(trial)
         self.state = TrainState()
         self.board = Board()
         self.should_stop = False
+        self.batch_counts = {}
         self.engine = None
         self.trial: Trial | None = None
         self.loggers = arguments.loggers_of(logger, self.settings)
-        self.callbacks = arguments.callbacks_of(callbacks, self.settings, enable_checkpointing)
+        self.callbacks = arguments.callbacks_of(
+            callbacks, self.settings, enable_checkpointing, enable_progress_bar, enable_model_summary
+        )
+        self.profiler = make_profiler(profiler, self.settings)
         self._module = None
         self._datamodule = None
+        self._ckpt_path = None
+        self._keeps_ckpt_path = False
+        self.fit_from: str | os.PathLike[str] | None = None
         self._last_fit = LastFit()
 
     # ---------------------------------------------------------------- entry points
@@ -176,22 +235,35 @@ class Trainer(TrainerView):
         val_dataloaders: Any = None,
         datamodule: LightningDataModule | None = None,
         ckpt_path: str | os.PathLike[str] | None = None,
+        weights_only: bool | None = None,
     ) -> None:
         """Train `model`; afterwards it holds the trained weights.
 
         Args:
             model: The module.
-            train_dataloaders: A loader, an iterable of batches, or a data module.
-            val_dataloaders: A loader or a list of loaders.
+            train_dataloaders: A loader, an iterable of batches, or a data module. Of a dictionary or list of
+                loaders, a batch has one of each; the shorter ones begin again. See `CombinedLoader`.
+            val_dataloaders: A loader, or a list or dictionary of loaders, which run one after the other.
             datamodule: A data module, instead of loaders.
-            ckpt_path: A checkpoint to go on from: a path, ``"last"`` or ``"best"``.
+            ckpt_path: A checkpoint to go on from: a path, ``"best"``, or ``"last"``: the newest that a
+                ModelCheckpoint has written as such, in this run or an earlier one; the weights as they are,
+                and a warning, when there is none.
+            weights_only: Has no effect: a checkpoint is always read without running code from it.
 
         Raises:
             MisconfigurationError: Something cannot work.
             ClusterError: The workers could not be had, or one died.
             Exception: Whatever the module or a callback raised, on any rank.
         """
-        self._call("fit", model, datamodule, ckpt_path, train=train_dataloaders, val=val_dataloaders)
+        self._call(
+            "fit",
+            model,
+            datamodule,
+            ckpt_path,
+            weights_only,
+            train=train_dataloaders,
+            val=val_dataloaders,
+        )
 
     def validate(
         self,
@@ -200,18 +272,21 @@ class Trainer(TrainerView):
         ckpt_path: str | os.PathLike[str] | None = None,
         verbose: bool = True,
         datamodule: LightningDataModule | None = None,
+        weights_only: bool | None = None,
     ) -> list[dict[str, float]]:
         """Run the validation set once and return one dictionary of metrics a loader.
 
         Args:
             model: The module; that of the last call when None.
             dataloaders: A loader, a list of loaders, or a data module.
-            ckpt_path: Weights to use: a path, ``"best"`` or ``"last"``. Without a `model`, the best.
+            ckpt_path: Weights to use: a path, ``"best"`` or ``"last"``. Without a `model`, the best, where
+                one was saved.
             verbose: Print the metrics.
             datamodule: A data module, instead of loaders.
+            weights_only: As for `fit`.
         """
         result: list[dict[str, float]] = self._call(
-            "validate", model, datamodule, ckpt_path, verbose=verbose, val=dataloaders
+            "validate", model, datamodule, ckpt_path, weights_only, verbose=verbose, val=dataloaders
         )
         return result
 
@@ -222,10 +297,11 @@ class Trainer(TrainerView):
         ckpt_path: str | os.PathLike[str] | None = None,
         verbose: bool = True,
         datamodule: LightningDataModule | None = None,
+        weights_only: bool | None = None,
     ) -> list[dict[str, float]]:
         """Run the test set once and return a dictionary of metrics a loader; else as `validate`."""
         result: list[dict[str, float]] = self._call(
-            "test", model, datamodule, ckpt_path, verbose=verbose, test=dataloaders
+            "test", model, datamodule, ckpt_path, weights_only, verbose=verbose, test=dataloaders
         )
         return result
 
@@ -236,6 +312,7 @@ class Trainer(TrainerView):
         datamodule: LightningDataModule | None = None,
         return_predictions: bool | None = None,
         ckpt_path: str | os.PathLike[str] | None = None,
+        weights_only: bool | None = None,
     ) -> Any:
         """Return what ``predict_step`` returns for each batch, in the order of the data; a list a loader when
         there are several.
@@ -244,18 +321,31 @@ class Trainer(TrainerView):
             model: The module; that of the last call when None.
             dataloaders: A loader, a list of loaders, or a data module.
             datamodule: A data module, instead of loaders.
-            return_predictions: False keeps nothing and returns None.
+            return_predictions: False returns None. By default predictions are returned unless a
+                `BasePredictionWriter` writes them.
             ckpt_path: As for `validate`.
+            weights_only: As for `fit`.
         """
-        keep = return_predictions is not False
+        keep = returns_predictions(return_predictions, self.callbacks)
         outputs = self._call(
-            "predict", model, datamodule, ckpt_path, return_predictions=keep, predict=dataloaders
+            "predict",
+            model,
+            datamodule,
+            ckpt_path,
+            weights_only,
+            return_predictions=keep,
+            predict=dataloaders,
         )
         if not keep:
             return None
         return outputs[0] if len(outputs) == 1 else outputs
 
-    def save_checkpoint(self, filepath: str | os.PathLike[str], weights_only: bool = False) -> None:
+    def save_checkpoint(
+        self,
+        filepath: str | os.PathLike[str],
+        weights_only: bool | None = None,
+        storage_options: Any = None,
+    ) -> None:
         """Write a checkpoint of the run as it stands, or of the last fit. On a group, call it on all ranks;
         rank 0 writes.
 
@@ -265,14 +355,23 @@ class Trainer(TrainerView):
         Args:
             filepath: Where to.
             weights_only: Leave out all that only training needs.
+            storage_options: Of other file systems than the local one; refused.
 
         Raises:
+            MisconfigurationError: There are storage options.
             RuntimeError: There is no module yet, or the state is not in this process.
             OSError: The file cannot be written.
         """
         caller = f"save_checkpoint({os.fspath(filepath)!r})"
-        content = content_to_save(self, self._last_fit, weights_only, caller)
-        if self.is_global_zero:
+        if storage_options is not None:
+            raise MisconfigurationError(
+                f"{caller[:-1]}, storage_options={storage_options!r}): checkpoints are written to local "
+                "paths only. Leave it out."
+            )
+        content = content_to_save(self, self._last_fit, bool(weights_only), caller)
+        if self.is_global_zero and self.plugins.checkpoint_io is not None:
+            self.plugins.checkpoint_io.save_checkpoint(content, os.fspath(filepath))
+        elif self.is_global_zero:
             writer.write(content, filepath)
         if self.engine is not None:
             self.engine.untold = True
@@ -285,10 +384,22 @@ class Trainer(TrainerView):
         """
         return content_to_save(self, self._last_fit, weights_only, "dump_checkpoint()")
 
+    @contextmanager
+    def init_module(self, empty_init: bool | None = None) -> Iterator[None]:
+        """A context in which to build a module as the run needs it: in the precision's type, and for a run in
+        this process on its device.
+
+        Args:
+            empty_init: Leave weights unfilled, because a checkpoint will fill them.
+        """
+        with module_creation(self.settings.precision, self.plan.device, empty_init):
+            yield
+
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print on rank 0 only."""
         if self.is_global_zero:
-            print(*args, **kwargs)
+            bar = self.progress_bar_callback
+            (print if bar is None else bar.print)(*args, **kwargs)
 
     # ---------------------------------------------------------------- how a call runs
 
@@ -298,11 +409,15 @@ class Trainer(TrainerView):
         model: LightningModule | None,
         datamodule: LightningDataModule | None,
         ckpt_path: str | os.PathLike[str] | None,
+        weights_only: bool | None,
         *,
         return_predictions: bool = True,
         verbose: bool = True,
         **loaders: Any,
     ) -> Any:
+        compiled = self.settings.compile
+        if is_compiled(model):
+            model, compiled = unwrap(model)
         if datamodule is None and model is None and all(item is None for item in loaders.values()):
             datamodule = self._datamodule
         job = arguments.make_job(
@@ -313,25 +428,51 @@ class Trainer(TrainerView):
             return_predictions=return_predictions,
             verbose=verbose,
         )
-        takes_best = model is None and fn != "fit"
+        job.compile = compiled
         arguments.check_loaders(job, self.settings, self.plan.num_workers)
-        job.ckpt_path = arguments.resolve_checkpoint(
-            fn, ckpt_path, self.checkpoint_callbacks, best=takes_best
-        )
+        if fn == "fit":
+            refuse_settings(job.module, self.settings)
+        starting_point.check_weights_only(fn, weights_only, stacklevel=3)
+        takes_best = model is None and fn != "fit"
+        job.ckpt_path = self._starting_point(fn, ckpt_path, takes_best)
+        if fn == "fit" and job.ckpt_path is None and not self.plan.on_group:
+            requeue = find_requeue(os.environ, self.plugins.environment, self.settings.default_root_dir)
+            job.ckpt_path = self._ckpt_path = checkpoint_to_resume(os.environ, requeue)
         self._module, self._datamodule = job.module, job.datamodule
         self.callbacks = arguments.with_module_callbacks(self.callbacks, job.module)
         self.should_stop = False
         self._enter_trial()
-        for logger in self.loggers:
-            logger.claim()
+        if self.plan.launched is None:
+            for logger in self.loggers:
+                foreign.claim(logger)
         return self._run(job)
+
+    def _starting_point(
+        self, fn: str, ckpt_path: str | os.PathLike[str] | None, takes_best: bool
+    ) -> str | None:
+        """Return the checkpoint that a call starts from: as given, else as `ckpt_path` was set."""
+        if ckpt_path is not None:
+            self._keeps_ckpt_path = False
+        elif self._keeps_ckpt_path:
+            ckpt_path = self._ckpt_path
+        elif fn == "fit":
+            ckpt_path = self.fit_from
+        found = starting_point.resolve_checkpoint(
+            fn, ckpt_path, self.checkpoint_callbacks, best=takes_best, stacklevel=4
+        )
+        if not self._keeps_ckpt_path:
+            self._ckpt_path = found
+        return found
 
     def _run(self, job: Job) -> Any:
         plan = self.plan
         trial = self.trial
-        progress = Progress() if self.settings.enable_progress_bar and trial is None else None
+        first = plan.launched is None or plan.launched.rank == 0
+        bar = self.progress_bar_callback if trial is None and first else None
+        progress = Progress(bar=bar) if bar is not None and bar.wants_display else None
         show = progress.update if progress is not None else None
-        announcements.announce(plan)
+        if first:
+            announcements.announce(plan)
         self.board = Board()
         try:
             if plan.group is not None:
@@ -341,7 +482,7 @@ class Trainer(TrainerView):
         finally:
             if progress is not None:
                 progress.close()
-        if job.fn in ("validate", "test") and job.verbose and trial is None:
+        if job.fn in ("validate", "test") and job.verbose and trial is None and first:
             announcements.print_results(job.fn, result)
         return result
 
@@ -355,9 +496,10 @@ class Trainer(TrainerView):
                 self._last_fit = LastFit(engine=self.engine)
 
     def _run_on_group(self, job: Job, group: GroupSpec, show: Show | None) -> Any:
-        job.module.trainer = self
+        hooks = HookTable(self, job.module, job.datamodule, ())
+        job.module.trainer = hooks.trainer_for(job.module)
         if job.datamodule is not None:
-            job.datamodule.trainer = self
+            job.datamodule.trainer = hooks.trainer_for(job.datamodule)
         before = self.state.counters()
         try:
             result = run_on_group(self, job, group, show)
@@ -379,6 +521,8 @@ class Trainer(TrainerView):
             scaling_config=self._scaling_config,
             placement_group=self._placement_group,
             reservation=trial,
+            mps=torch.backends.mps.is_available(),
+            launched=environments.find(os.environ, self.plugins.environment),
         )
 
     def _enter_trial(self) -> None:

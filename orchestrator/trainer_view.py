@@ -1,31 +1,39 @@
 """What a user and hooks read from the Trainer: counters, metrics, where it runs, its parts.
 
-Reading never communicates and never starts anything. During a call the values are those of this process's
-run; afterwards they are what the run left, also where it ran on a group. What only a run in this process has
-is None, empty or zero without one, as each property says; an estimate that cannot be made is a
-`RuntimeError`.
+Reading never communicates, and starts nothing; only an estimate may load the training data. During a call the
+values are those of this process's run; afterwards they are what the run left, also where it ran on a group.
+What only a run in this process has is None, empty or zero without one, as each property says; an estimate
+that cannot be made is a `RuntimeError`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+import os
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from modules.datamodule import LightningDataModule
 from modules.module import LightningModule
+from orchestrator.arguments import saves_checkpoints
 from orchestrator.board import Board
 from orchestrator.callbacks.callback import Callback
+from orchestrator.callbacks.checkpoint import Checkpoint
 from orchestrator.callbacks.early_stopping import EarlyStopping
-from orchestrator.callbacks.model_checkpoint import ModelCheckpoint
+from orchestrator.callbacks.progress_bar import ProgressBar
+from orchestrator.errors import MisconfigurationError
+from orchestrator.foreign import is_foreign_stopper
 from orchestrator.loggers.logger import Logger
-from orchestrator.optimizers import SchedulerConfig
+from orchestrator.optimizers import SchedulerConfig, refuse_accumulation
 from orchestrator.plan import Plan
+from orchestrator.profilers.profiler import Profiler
 from orchestrator.settings import Settings
 from orchestrator.state import TrainState
 from orchestrator.step_estimate import estimate_steps
-from orchestrator.strategies.strategy import Strategy
 
 if TYPE_CHECKING:
     from orchestrator.engine import Engine
@@ -41,7 +49,9 @@ class TrainerView:
         board: The metrics.
         callbacks: All callbacks, those that save checkpoints last.
         loggers: All loggers.
+        profiler: What times the run; one that does nothing when none was asked for.
         engine: The run of this process, or its last one; None where there was none.
+        batch_counts: Batches of each loader that the last call ran, by kind of data.
     """
 
     settings: Settings
@@ -50,9 +60,13 @@ class TrainerView:
     board: Board
     callbacks: list[Callback]
     loggers: list[Logger]
+    profiler: Profiler
     engine: Engine | None
+    batch_counts: dict[str, list[int | float]]
     _module: LightningModule | None
     _datamodule: LightningDataModule | None
+    _ckpt_path: str | os.PathLike[str] | None
+    _keeps_ckpt_path: bool
 
     @property
     def global_step(self) -> int:
@@ -115,8 +129,8 @@ class TrainerView:
         return self.settings.min_steps
 
     @property
-    def val_check_interval(self) -> int | float:
-        """As given."""
+    def val_check_interval(self) -> int | float | timedelta:
+        """As given; a length of time as a timedelta."""
         return self.settings.val_check_interval
 
     @property
@@ -131,8 +145,40 @@ class TrainerView:
 
     @property
     def accumulate_grad_batches(self) -> int:
+        """Batches whose gradients make one step: as given, or as it was set last. What a hook sets holds from
+        the next epoch that starts; in ``on_train_epoch_start``, from this one.
+
+        Raises:
+            MisconfigurationError: It is set to no whole number of at least 1, or where steps are not made of
+                batches.
+        """
+        return self.state.accumulate or self.settings.accumulate_grad_batches
+
+    @accumulate_grad_batches.setter
+    def accumulate_grad_batches(self, batches: int) -> None:
+        if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:
+            raise MisconfigurationError(
+                f"trainer.accumulate_grad_batches = {batches!r}. Use a whole number of at least 1."
+            )
+        if self.engine is not None:
+            argument = f"trainer.accumulate_grad_batches = {batches}"
+            refuse_accumulation(argument, batches, self.engine.module, self.engine.optimizers)
+        self.state.accumulate = batches
+
+    @property
+    def gradient_clip_val(self) -> float | None:
         """As given."""
-        return self.settings.accumulate_grad_batches
+        return self.settings.gradient_clip_val
+
+    @property
+    def gradient_clip_algorithm(self) -> str | None:
+        """As given."""
+        return self.settings.gradient_clip_algorithm
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """What scales the loss of 16-mixed; None in other precisions, and before the first run here."""
+        return None if self.engine is None else self.engine.precision.scaler
 
     @property
     def precision(self) -> str:
@@ -157,12 +203,16 @@ class TrainerView:
     @property
     def global_rank(self) -> int:
         """This process's rank."""
-        return 0 if self.engine is None else self.engine.place.rank
+        if self.engine is not None:
+            return self.engine.place.rank
+        return 0 if self.plan.launched is None else self.plan.launched.rank
 
     @property
     def local_rank(self) -> int:
         """This process's rank on its node."""
-        return 0 if self.engine is None else self.engine.place.local_rank
+        if self.engine is not None:
+            return self.engine.place.local_rank
+        return 0 if self.plan.launched is None else self.plan.launched.local_rank
 
     @property
     def node_rank(self) -> int:
@@ -178,6 +228,11 @@ class TrainerView:
     def num_devices(self) -> int:
         """Ranks on each node."""
         return max(1, self.world_size // max(1, self.num_nodes))
+
+    @property
+    def device_ids(self) -> list[int]:
+        """The numbers of this node's devices that the ranks compute on, from 0."""
+        return list(range(self.num_devices))
 
     @property
     def is_global_zero(self) -> bool:
@@ -246,18 +301,30 @@ class TrainerView:
 
     @property
     def num_training_batches(self) -> int | float:
-        """Training batches of an epoch on this rank; infinite when not known, 0 before the data is loaded."""
+        """Training batches of an epoch on the rank that has most; infinite when not known, 0 before the data
+        is loaded.
+        """
         feed = None if self.engine is None else self.engine.feed
         if feed is None:
-            return 0
-        return float("inf") if feed.num_batches is None else feed.num_batches
+            return self.batch_counts.get("train", [0])[0]
+        return math.inf if feed.num_batches is None else feed.num_batches
 
     @property
     def num_val_batches(self) -> list[int | float]:
-        """Validation batches of each loader on this rank that fit runs; infinite when not known, empty
-        without validation.
+        """Validation batches of each loader on the rank that has most; infinite when not known, empty without
+        validation. Loaders that are read together count as one.
         """
-        return [] if self.engine is None else _counts(self.engine.val_limits)
+        return list(self.batch_counts.get("val", []))
+
+    @property
+    def num_test_batches(self) -> list[int | float]:
+        """Test batches of each loader, likewise."""
+        return list(self.batch_counts.get("test", []))
+
+    @property
+    def num_predict_batches(self) -> list[int | float]:
+        """Prediction batches of each loader, likewise."""
+        return list(self.batch_counts.get("predict", []))
 
     @property
     def num_sanity_val_batches(self) -> list[int | float]:
@@ -278,47 +345,76 @@ class TrainerView:
         """Optimizer steps of the whole fit, as far as limits and the length of the data say; infinite when
         they do not.
 
+        Within fit, from ``configure_optimizers`` on, it loads the training data if the answer needs them, and
+        they are not loaded again. So ``train_dataloader`` runs earlier than it would, and what it draws from
+        the random generators comes earlier too.
+
         Raises:
-            RuntimeError: The length of the training data is needed and not known yet.
+            RuntimeError: The length of the training data is needed, and no fit runs or has run.
         """
-        feed = None if self.engine is None else self.engine.feed
-        steps = estimate_steps(self.settings, None if feed is None else self.num_training_batches)
+        schedules = (getattr(item, "scheduling", None) for item in self.callbacks)
+        planned = next((item for item in schedules if isinstance(item, dict)), None)
+        accumulation = planned or {0: self.accumulate_grad_batches}
+        steps = estimate_steps(self.settings, self._known_training_batches(), accumulation)
+        if steps is None and self.engine is not None and self.engine.job.fn == "fit":
+            self.engine.data.load_training()
+            steps = estimate_steps(self.settings, self.num_training_batches, accumulation)
         if steps is None:
             raise RuntimeError(
-                "trainer.estimated_stepping_batches is read before the training data is loaded, and "
+                "trainer.estimated_stepping_batches is read before a fit has training data, and "
                 f"Trainer(max_epochs={self.max_epochs}, max_steps={self.max_steps}) counts epochs. "
-                "Read it from on_train_start on, or set max_steps, and max_epochs=-1."
+                "Read it in configure_optimizers or later, or set max_steps, and max_epochs=-1."
             )
         return steps
 
+    def _known_training_batches(self) -> int | float | None:
+        if self.settings.limit_train_batches == 0:
+            return 0
+        return self.num_training_batches if "train" in self.batch_counts else None
+
     @property
     def train_dataloader(self) -> Any:
-        """The training loader of the run in this process, as the user made it; None before it is loaded."""
-        feed = None if self.engine is None else self.engine.feed
-        return None if feed is None else feed.loader.source
+        """The training loader, or collection of loaders, of the run in this process, as the user made it;
+        None before it is loaded.
+        """
+        return self._loaded("train")
 
     @property
     def val_dataloaders(self) -> Any:
-        """The validation loaders of the run in this process, as they were given; those that fit takes from a
-        ``val_dataloader`` method as one or a list; None where there are none yet.
+        """The validation loaders of the run in this process, as the user made them; None before."""
+        return self._loaded("val")
+
+    @property
+    def test_dataloaders(self) -> Any:
+        """The test loaders of the run in this process, as the user made them; None before."""
+        return self._loaded("test")
+
+    @property
+    def predict_dataloaders(self) -> Any:
+        """The prediction loaders of the run in this process, as the user made them; None before."""
+        return self._loaded("predict")
+
+    def _loaded(self, kind: str) -> Any:
+        return None if self.engine is None else self.engine.data.sources.get(kind)
+
+    @property
+    def ckpt_path(self) -> str | os.PathLike[str] | None:
+        """The checkpoint that the last call started from, or None. Set to a path, ``"best"`` or ``"last"``,
+        it is what all further calls start from that are not given another; set to None, none of them.
         """
-        if self.engine is None:
-            return None
-        given = self.engine.job.loaders.get("val")
-        found = [loader.source for loader in self.engine.val_loaders]
-        if given is not None or not found:
-            return given
-        return found[0] if len(found) == 1 else found
+        return self._ckpt_path
+
+    @ckpt_path.setter
+    def ckpt_path(self, path: str | os.PathLike[str] | None) -> None:
+        self._ckpt_path = path
+        self._keeps_ckpt_path = path is not None
 
     @property
-    def ckpt_path(self) -> str | None:
-        """The checkpoint that the call of this process started from, or None."""
-        return None if self.engine is None else self.engine.job.ckpt_path
-
-    @property
-    def strategy(self) -> Strategy | None:
-        """How the ranks of the run in this process work together; None before the first."""
-        return None if self.engine is None else self.engine.strategy
+    def strategy(self) -> Any:
+        """How the ranks of the run in this process work together; before the first, and in the driver of a
+        group, what was asked for, which is None for ``"auto"``.
+        """
+        return self.settings.strategy_spec if self.engine is None else self.engine.strategy
 
     @property
     def logger(self) -> Logger | None:
@@ -332,27 +428,33 @@ class TrainerView:
         return self.default_root_dir if found is None else found
 
     @property
-    def checkpoint_callbacks(self) -> list[ModelCheckpoint]:
-        """All callbacks that save checkpoints."""
-        return [item for item in self.callbacks if isinstance(item, ModelCheckpoint)]
+    def checkpoint_callbacks(self) -> list[Checkpoint]:
+        """All callbacks that save checkpoints, Lightning's own included."""
+        found = [item for item in self.callbacks if saves_checkpoints(item)]
+        return cast("list[Checkpoint]", found)
 
     @property
-    def checkpoint_callback(self) -> ModelCheckpoint | None:
+    def checkpoint_callback(self) -> Checkpoint | None:
         """The first callback that saves checkpoints."""
         found = self.checkpoint_callbacks
         return found[0] if found else None
 
     @property
+    def progress_bar_callback(self) -> ProgressBar | None:
+        """The callback that says how progress is shown; None without one. A module's own comes first."""
+        found = [item for item in self.callbacks if isinstance(item, ProgressBar)]
+        return found[-1] if found else None
+
+    @property
     def early_stopping_callbacks(self) -> list[EarlyStopping]:
-        """All callbacks that stop early."""
-        return [item for item in self.callbacks if isinstance(item, EarlyStopping)]
+        """All callbacks that stop early, Lightning's own included."""
+        found = [
+            item for item in self.callbacks if isinstance(item, EarlyStopping) or is_foreign_stopper(item)
+        ]
+        return cast("list[EarlyStopping]", found)
 
     @property
     def early_stopping_callback(self) -> EarlyStopping | None:
         """The first callback that stops early."""
         found = self.early_stopping_callbacks
         return found[0] if found else None
-
-
-def _counts(limits: list[int | None]) -> list[int | float]:
-    return [float("inf") if limit is None else limit for limit in limits]

@@ -1,31 +1,36 @@
 """When validation runs within a training epoch: after which of its batches.
 
 The loop and those who must know ahead, such as a callback that waits for fresh metrics, ask the same pure
-functions of numbers that all ranks share. An interval that the epoch cannot have raises
+functions of numbers that all ranks share. Validation that goes by the time nobody knows ahead: a clock
+decides it, on a group rank 0's, when ranks meet anyway. An interval that the epoch cannot have raises
 `MisconfigurationError`.
 """
 
 from __future__ import annotations
 
 import math
+import time
+from datetime import timedelta
 
 from orchestrator.errors import MisconfigurationError
 
 NEVER = 0
 AT_EPOCH_END = -1
+BY_TIME = -2
 
 
 def batches_between(
     *,
-    val_check_interval: int | float,
+    val_check_interval: int | float | timedelta,
     check_val_every_n_epoch: int | None,
     batches_in_epoch: float | None,
     validates: bool,
 ) -> int:
-    """Return after how many batches validation runs: `AT_EPOCH_END`, `NEVER`, or a number of batches.
+    """Return after how many batches validation runs: `AT_EPOCH_END`, `BY_TIME`, `NEVER`, or a number of
+    batches.
 
     Args:
-        val_check_interval: The trainer's: a share of the epoch (float), or a number of batches (int).
+        val_check_interval: The trainer's: a share of the epoch (float), a number of batches (int), or a time.
         check_val_every_n_epoch: The trainer's; None counts batches over epochs.
         batches_in_epoch: Training batches of the epoch; None or infinity where nobody knows.
         validates: Whether there are validation batches at all.
@@ -36,6 +41,8 @@ def batches_between(
     if not validates:
         return NEVER
     interval = val_check_interval
+    if isinstance(interval, timedelta):
+        return BY_TIME
     length = None if batches_in_epoch is None or math.isinf(batches_in_epoch) else int(batches_in_epoch)
     if isinstance(interval, float):
         if interval == 1.0:
@@ -96,4 +103,40 @@ def is_due(*, every: int, batches: int, carried: int, is_last: bool) -> bool:
     """
     if every == AT_EPOCH_END:
         return is_last
+    if every == BY_TIME:
+        return False
     return next_validation(every=every, batches=batches - 1, carried=carried) == batches
+
+
+class ValidationClock:
+    """Says when validation is due that goes by the time since the last one, or since training began.
+
+    Args:
+        interval: The time between validations.
+        alone: There is one rank, so its own clock decides at each batch. Otherwise rank 0's does, at the log
+            points, where ranks talk to each other anyway.
+
+    Attributes:
+        agreed: Rank 0's clock was up at the last log point, and no batch has been asked about since.
+    """
+
+    def __init__(self, interval: timedelta, *, alone: bool) -> None:
+        self._interval_s = interval.total_seconds()
+        self._alone = alone
+        self._since = time.monotonic()
+        self.agreed = False
+
+    def is_up(self) -> bool:
+        """Whether the interval has passed by this process's clock."""
+        return time.monotonic() - self._since >= self._interval_s
+
+    def is_due(self) -> bool:
+        """Whether validation follows this batch; the same answer on all ranks."""
+        if self._alone:
+            return self.is_up()
+        due, self.agreed = self.agreed, False
+        return due
+
+    def restart(self) -> None:
+        """Begin the next interval."""
+        self._since = time.monotonic()

@@ -61,14 +61,19 @@ PUBLIC: dict[str, list[str]] = {
         "TrialStopped",
         "callbacks",
         "loggers",
+        "metrics",
+        "plugins",
+        "profilers",
         "seed_everything",
         "shutdown",
         "strategies",
+        "tuner",
+        "utilities",
     ],
 }
 # By import name: what pyproject.toml declares for everyone, and what a file may try to import and do without.
 REQUIRED = {"numpy", "psutil", "pyarrow", "ray", "rich", "tensorboard", "torch", "yaml"}
-OPTIONAL = {"lightning", "onnx", "pytorch_lightning"}
+OPTIONAL = {"lightning", "matplotlib", "onnx", "pytorch_lightning", "torchao", "tqdm"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 

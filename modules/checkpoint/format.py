@@ -1,27 +1,34 @@
 """The ``.ckpt`` file: one torch zip of tensors and plain values, with the keys that Lightning's readers know.
 
 Always loads with ``weights_only=True``, so a file from a stranger cannot run code. What a user puts in
-(hyperparameters, callback states) is made plain on the way in; what cannot be is left out and named. A file
-that is damaged or foreign raises `CheckpointError` with the reason.
+(hyperparameters, callback states) is made plain on the way in; what cannot be is left out and named. So it is
+on the way out, for files of Lightning that hold objects of classes. A file that is damaged or foreign raises
+`CheckpointError` with the reason.
 """
 
 from __future__ import annotations
 
 import enum
 import os
+import pickle
 import re
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
 from pathlib import PurePath
-from typing import Any
+from typing import IO, Any
 
 import torch
+
+from modules.checkpoint import stand_ins
 
 FORMAT_VERSION = 1
 _PLAIN = (bool, int, float, complex, str, bytes)
 _FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")
 """Where torch's refusal names the class or function at fault."""
+_REFUSED = re.compile(r"^(Can only|Trying to call) .*$", re.MULTILINE)
+"""Where it says what was to be done with an object."""
 
 
 class CheckpointError(ValueError):
@@ -93,27 +100,35 @@ def _plain_array(value: Any, path: str, dropped: list[str]) -> Any:
         return plain(array.tolist(), path, dropped)
 
 
-def read(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:
-    """Return the checkpoint in file `path`.
+def read(source: str | os.PathLike[str] | IO[bytes], map_location: Any = "cpu") -> dict[str, Any]:
+    """Return the checkpoint in `source`, a path or an open binary file.
 
-    The checksums that torch writes, and does not look at, are compared first.
+    The checksums that torch writes, and does not look at, are compared first. Objects of classes that are not
+    plain values are never made: they are left out, and one warning names them.
 
     Raises:
         FileNotFoundError: There is no such file.
         CheckpointError: It is damaged, cut off, or not a checkpoint.
     """
-    name = os.fspath(path)
-    if not os.path.exists(path):
+    name = _name_of(source)
+    if isinstance(source, (str, os.PathLike)) and not os.path.exists(source):
         raise FileNotFoundError(f"There is no checkpoint {name}. Check the path.")
+    left_out: list[str] = []
     try:
-        part = _damaged_part(path)
-        content = torch.load(path, map_location=map_location, weights_only=True) if part is None else None
+        part = _damaged_part(source)
+        content = _load(source, map_location, left_out) if part is None else None
     except Exception as error:
         found = _FORBIDDEN.search(str(error))
         if found is not None:
             raise CheckpointError(
                 f"{name} is refused: it holds {found[1]}, and making that could run code. Take a checkpoint "
                 "of weights and plain values only."
+            ) from error
+        refused = _REFUSED.search(str(error))
+        if refused is not None:  # the advice around it is to trust the file
+            raise CheckpointError(
+                f"{name} is refused: it holds objects that only running code could make ({refused[0]}). "
+                "Take a checkpoint of weights and plain values only."
             ) from error
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise CheckpointError(
@@ -128,12 +143,63 @@ def read(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, A
             f"{name} is not a checkpoint of a module: it holds {held}, and no 'state_dict' of names and "
             "tensors. Take a file that a Trainer wrote."
         )
+    _tell_left_out(name, left_out)
     return content
 
 
-def _damaged_part(path: str | os.PathLike[str]) -> str | None:
+def _load(source: str | os.PathLike[str] | IO[bytes], map_location: Any, left_out: list[str]) -> Any:
+    """Load `source`; where it holds objects of classes, once more without them, named in `left_out`."""
+    try:
+        return _load_plain(source, map_location)
+    except pickle.UnpicklingError:
+        names = _foreign_names(source)
+        if not names:
+            raise
+        with torch.serialization.safe_globals(stand_ins.for_names(names)):
+            content = _load_plain(source, map_location)
+        return stand_ins.without(content, left_out)
+
+
+def _load_plain(source: str | os.PathLike[str] | IO[bytes], map_location: Any) -> Any:
+    if not isinstance(source, (str, os.PathLike)):
+        source.seek(0)
+    return torch.load(source, map_location=map_location, weights_only=True)
+
+
+def _foreign_names(source: str | os.PathLike[str] | IO[bytes]) -> list[str]:
+    """Return what a file asks to import beyond tensors and plain values; empty where that cannot be told."""
+    try:
+        if not isinstance(source, (str, os.PathLike)):
+            source.seek(0)
+        return torch.serialization.get_unsafe_globals_in_checkpoint(source)
+    except Exception:
+        return []
+
+
+def _tell_left_out(name: str, left_out: list[str]) -> None:
+    weights = [item for item in left_out if item.startswith("state_dict")]
+    if weights:
+        raise CheckpointError(
+            f"{name} is refused: its weights hold {weights[0]}, and making that could run code. Take a "
+            "checkpoint of weights and plain values only."
+        )
+    if left_out:
+        warnings.warn(
+            f"{name} holds objects that only running code from it could make: {', '.join(left_out)}. They "
+            "are left out; what needs them must be given again.",
+            stacklevel=3,
+        )
+
+
+def _name_of(source: str | os.PathLike[str] | IO[bytes]) -> str:
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    return str(getattr(source, "name", f"The given {type(source).__name__}"))
+
+
+def _damaged_part(source: str | os.PathLike[str] | IO[bytes]) -> str | None:
     """Return the first part of a zip file whose checksum is wrong, or None; None for other files."""
-    if not zipfile.is_zipfile(path):
+    if not zipfile.is_zipfile(source):
         return None
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(source) as archive:
         return archive.testzip()

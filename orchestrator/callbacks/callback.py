@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from modules.log import LogMixin
+
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
@@ -17,14 +19,21 @@ if TYPE_CHECKING:
     from orchestrator.trainer import Trainer
 
 
-class Callback:
+class Callback(LogMixin):
     """Override any of the hooks. The trainer and the module come first, then what the hook is about.
+
+    In a hook, ``self.log`` and ``self.log_dict`` record what ``pl_module.log`` would.
 
     Attributes:
         watches_metrics: Run ``on_train_epoch_end`` after the module's, when the epoch's metrics are decided.
+        tunes: Run before all callbacks that do not: this one finds out a setting that others start from.
+        meets_ranks: ``on_train_batch_end`` communicates, or counts what must be equal on all ranks; so it
+            also runs on a rank whose data has ended, with None for outputs and batch.
     """
 
     watches_metrics: bool = False
+    tunes: bool = False
+    meets_ranks: bool = False
 
     @property
     def state_key(self) -> str:
@@ -48,6 +57,11 @@ class Callback:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take back what `state_dict` returned."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        state.pop("_log_sink", None)
+        return state
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Called first, before anything is built. `stage` is fit, validate, test or predict."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from orchestrator.callbacks.callback import Callback
+from orchestrator.callbacks.checkpoint import Checkpoint
 from orchestrator.checkpoint import local_files, policy
 from orchestrator.errors import MisconfigurationError
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from orchestrator.trainer import Trainer
 
 
-class CheckpointKeeper(Callback):
+class CheckpointKeeper(Checkpoint):
     """What `ModelCheckpoint` is, apart from when it saves. Its docstring describes arguments and
     attributes."""
 
@@ -215,7 +215,8 @@ class CheckpointKeeper(Callback):
             local_files.give_second_name(path, last, symbolic=self.save_last == "link")
         for old in (leaving, previous_last):
             if old not in (path, last) and self._is_ours(trainer, old):
-                local_files.remove(old)
+                own = trainer.plugins.checkpoint_io
+                (local_files.remove if own is None else own.remove_checkpoint)(old)
         for logger in trainer.loggers:
             logger.after_save_checkpoint(self)  # type: ignore[arg-type]
 

@@ -42,13 +42,16 @@ class EarlyStopping(Callback):
         monitor: The metric to watch.
         min_delta: A change of this or less is no improvement.
         patience: Checks without improvement after which training stops. A check is the end of an epoch, or
-            of a validation where those are more or less frequent. verbose: Print a line at each improvement
-            and at the stop. mode: "min" if lower is better, "max" if higher. strict: Raise when the metric
-            is not there; False skips the check. check_finite: Stop when the metric is NaN or infinite.
-            stopping_threshold: Stop as soon as the metric is better than this.
-            divergence_threshold: Stop as soon as the metric is worse than this. check_on_train_epoch_end:
-            True checks when a training epoch ends, False when validation ends. By default
-            when the epoch ends if the trainer validates once an epoch, and when validation ends otherwise.
+            of a validation where those are more or less frequent.
+        verbose: Print a line at each improvement and at the stop.
+        mode: "min" if lower is better, "max" if higher.
+        strict: Raise when the metric is not there; False skips the check.
+        check_finite: Stop when the metric is NaN or infinite.
+        stopping_threshold: Stop as soon as the metric is better than this.
+        divergence_threshold: Stop as soon as the metric is worse than this.
+        check_on_train_epoch_end: True checks when a training epoch ends, False when validation ends. By
+            default when the epoch ends if the trainer validates once an epoch, and when validation ends
+            otherwise.
         log_rank_zero_only: Print on rank 0 only, instead of on each rank.
 
     Attributes:

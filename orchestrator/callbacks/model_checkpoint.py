@@ -69,7 +69,7 @@ class ModelCheckpoint(CheckpointKeeper):
         MisconfigurationError: for an argument that cannot work, or several that contradict each other.
     """
 
-    watches_metrics = True
+    meets_ranks = True  # saving needs all ranks
 
     def __init__(
         self,

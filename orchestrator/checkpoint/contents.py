@@ -16,9 +16,10 @@ from torch import Tensor
 
 from modules import rng
 from modules.checkpoint import format as checkpoint_format
+from modules.checkpoint import hyperparameters
+from modules.combined_reading import Reader
 from modules.cursor import Cursor
 from modules.datamodule import LightningDataModule
-from modules.loader import RankLoader
 from modules.module import LightningModule
 from orchestrator.checkpoint import lightning_loops
 from orchestrator.errors import MisconfigurationError
@@ -43,14 +44,16 @@ class Resumed:
         totals: Batches and samples of the epoch that were used, over all ranks.
         metrics: What this rank has logged in the epoch.
         gradients: This rank's gradients by parameter, of a window of accumulated batches that was begun.
+        manual: With manual optimization, what those gradients are.
     """
 
     reading: ReadingState
     cursor: Cursor
     accumulate: int
     totals: tuple[int, int]
-    metrics: list[dict[str, Any]]
+    metrics: dict[str, Any]
     gradients: dict[str, Tensor]
+    manual: dict[str, list[int]]
 
 
 def build(engine: Engine, weights_only: bool) -> dict[str, Any]:
@@ -60,11 +63,14 @@ def build(engine: Engine, weights_only: bool) -> dict[str, Any]:
     trainer = engine.trainer
     dropped: list[str] = []
     is_last_batch = engine.feed is None or engine.feed.is_last
-    content = _weights(engine.module, engine.datamodule, engine.state, is_last_batch, dropped)
+    weights = engine.strategy.module_state(engine.module)
+    content = _weights(engine.module, weights, engine.datamodule, engine.state, is_last_batch, dropped)
     if not weights_only:
         states = {callback.state_key: callback.state_dict() for callback in trainer.callbacks}
         content["callbacks"] = {key: value for key, value in states.items() if value}
-        content["optimizer_states"] = [optimizer.state_dict() for optimizer in engine.optimizers]
+        content["optimizer_states"] = [
+            engine.strategy.whole(optimizer.state_dict()) for optimizer in engine.optimizers
+        ]
         content["lr_schedulers"] = [config.scheduler.state_dict() for config in engine.schedulers]
         if engine.datamodule is not None:
             own = engine.datamodule.state_dict()
@@ -74,7 +80,7 @@ def build(engine: Engine, weights_only: bool) -> dict[str, Any]:
             "format": checkpoint_format.FORMAT_VERSION,
             "version": __version__,
             "world_size": engine.place.world_size,
-            "accumulate_grad_batches": engine.settings.accumulate_grad_batches,
+            "accumulate_grad_batches": engine.accumulate,
             "precision": engine.precision.name,
             "scaler": engine.precision.state_dict(),
             "strategy": engine.strategy.state_dict(),
@@ -99,13 +105,14 @@ def build_weights(
         state: The counters after the run.
     """
     dropped: list[str] = []
-    content = _weights(module, datamodule, state, True, dropped)
+    content = _weights(module, module.state_dict(), datamodule, state, True, dropped)
     module.on_save_checkpoint(content)
     return _plain(content, dropped, tells=True)
 
 
 def _weights(
     module: LightningModule,
+    weights: dict[str, Any],
     datamodule: LightningDataModule | None,
     state: TrainState,
     is_last_batch: bool,
@@ -116,18 +123,12 @@ def _weights(
         "epoch": state.epoch,
         "global_step": state.global_step,
         "pytorch-lightning_version": _LIGHTNING_VERSION,
-        "state_dict": module.state_dict(),
+        "state_dict": weights,
         "loops": lightning_loops.loops(state, is_last_batch=is_last_batch),
     }
     for owner, prefix in ((module, ""), (datamodule, "datamodule_")):
-        if owner is not None and owner.hparams:
-            kept = checkpoint_format.plain(dict(owner.hparams), "hparams", dropped)
-            content[f"{prefix}hparams_name"] = owner._hparams_name
-            content["hyper_parameters" if not prefix else "datamodule_hyper_parameters"] = {
-                name: value
-                for name, value in kept.items()
-                if value is not None or owner.hparams[name] is None
-            }
+        if owner is not None:
+            content.update(hyperparameters.content_of(owner, prefix, dropped))
     return content
 
 
@@ -157,7 +158,15 @@ def _progress(engine: Engine) -> dict[str, Any]:
     else:
         batches, samples = feed.totals(state.epoch_batches)
         fingerprint, reading = feed.loader.fingerprint, feed.reading(now)
-        in_window = bool(state.epoch_batches % engine.settings.accumulate_grad_batches) and not feed.is_last
+        in_window = bool(state.epoch_batches % engine.accumulate) and not feed.is_last
+    if engine.manual is not None:
+        in_window = engine.manual.holds_gradients
+    if in_window and engine.strategy.in_step:
+        raise RuntimeError(
+            f"Trainer(strategy={engine.strategy.name!r}) cannot save a checkpoint after batch "
+            f"{state.epoch_batches} of the epoch, within a window of {engine.accumulate} accumulated "
+            "batches: ranks hold gradients that are not reduced yet. Save after an optimizer step."
+        )
     cursor = Cursor(
         epoch=state.epoch,
         position=samples,
@@ -167,12 +176,13 @@ def _progress(engine: Engine) -> dict[str, Any]:
     )
     own = {
         "reading": {field.name: getattr(reading, field.name) for field in fields(reading)},
-        "metrics": engine.train_slots.state(),
+        "metrics": {} if state.epoch_ended else engine.train_slots.state(),
         "gradients": {
             name: item.grad
             for name, item in engine.module.named_parameters()
             if in_window and item.grad is not None
         },
+        "manual": {} if engine.manual is None else engine.manual.state_dict(),
     }
     return {
         "counters": state.counters(),
@@ -185,14 +195,29 @@ def _progress(engine: Engine) -> dict[str, Any]:
 def read_for(engine: Engine) -> dict[str, Any]:
     """Return the checkpoint that the job starts from."""
     assert engine.job.ckpt_path is not None
+    own = engine.trainer.plugins.checkpoint_io
+    if own is not None:
+        return own.load_checkpoint(engine.job.ckpt_path, "cpu")
     return checkpoint_format.read(engine.job.ckpt_path)
+
+
+def order_of(content: dict[str, Any], seed: int) -> tuple[int, int]:
+    """Return the seed of the order of samples that a run of ours goes on with, else `seed`; and its epoch.
+
+    Known before the training state is restored, for data that is loaded earlier.
+    """
+    ours = content.get("orchestrator")
+    if ours is None:
+        return seed, lightning_loops.place(content)[0]
+    counters = ours["counters"]
+    return ours["cursor"]["seed"], counters["epoch"] + bool(counters["epoch_ended"])
 
 
 def restore_module(engine: Engine, content: dict[str, Any]) -> None:
     """Load the weights, after the module's hook; in fit also the data module's and the callbacks' states."""
     for hook in engine.hooks.of_module("on_load_checkpoint"):
         hook(content)
-    engine.module.load_state_dict(content["state_dict"], strict=engine.module.strict_loading)
+    engine.strategy.load_weights(engine.module, content["state_dict"], strict=engine.module.strict_loading)
     if engine.job.fn != "fit":
         return
     if engine.datamodule is not None:
@@ -232,7 +257,7 @@ def restore_training(engine: Engine, content: dict[str, Any]) -> Resumed | None:
                 "Use the same configuration as in the run that wrote it."
             )
     for optimizer, saved in zip(engine.optimizers, states, strict=True):
-        optimizer.load_state_dict(saved)
+        engine.strategy.load_optimizer(optimizer, saved)
     for config, saved in zip(engine.schedulers, schedulers, strict=True):
         config.scheduler.load_state_dict(saved)
     ours = content.get("orchestrator")
@@ -264,6 +289,7 @@ def restore_training(engine: Engine, content: dict[str, Any]) -> Resumed | None:
         totals=(batches, samples),
         metrics=mine["metrics"],
         gradients=mine["gradients"],
+        manual=mine.get("manual", {}),
     )
 
 
@@ -271,7 +297,9 @@ def _take_from_lightning(engine: Engine, content: dict[str, Any]) -> None:
     """Take Lightning's counters. It keeps neither random states nor the order of samples: an epoch starts."""
     engine.precision.load_state_dict(content.get("MixedPrecision") or {})
     epoch, batches = lightning_loops.place(content)
-    engine.state.restore({"epoch": epoch, "global_step": content["global_step"]})
+    steps = content["global_step"]
+    windows = lightning_loops.batches_that_stepped(content, steps)
+    engine.state.restore({"epoch": epoch, "global_step": steps, "windows": windows})
     if batches and engine.is_global_zero:
         warnings.warn(
             f"{engine.job.ckpt_path} was written by Lightning after {batches} batches of epoch {epoch}, and "
@@ -281,7 +309,7 @@ def _take_from_lightning(engine: Engine, content: dict[str, Any]) -> None:
         )
 
 
-def check_data(resumed: Resumed, loader: RankLoader, state: TrainState, accumulate: int) -> None:
+def check_data(resumed: Resumed, loader: Reader, state: TrainState, accumulate: int) -> None:
     """Refuse to go on in the middle of an epoch where that cannot be done exactly.
 
     Args:

@@ -31,7 +31,7 @@ def loops(state: TrainState, *, is_last_batch: bool) -> dict[str, Any]:
         "fit_loop": {
             "state_dict": {},
             "epoch_progress": {"total": epochs, "current": dict(epochs)},
-            "epoch_loop.state_dict": {"_batches_that_stepped": state.global_step},
+            "epoch_loop.state_dict": {"_batches_that_stepped": state.windows},
             "epoch_loop.batch_progress": {
                 "total": past,
                 "current": current,
@@ -46,7 +46,7 @@ def loops(state: TrainState, *, is_last_batch: bool) -> dict[str, Any]:
                 }
             },
             "epoch_loop.manual_optimization.state_dict": {},
-            "epoch_loop.manual_optimization.optim_step_progress": _progress(_counts(0, "ready", "completed")),
+            "epoch_loop.manual_optimization.optim_step_progress": _progress(steps),
             "epoch_loop.val_loop.state_dict": {},
             "epoch_loop.val_loop.batch_progress": {**_progress(_batches(0)), "is_last_batch": False},
         },
@@ -75,6 +75,17 @@ def place(content: dict[str, Any]) -> tuple[int, int]:
     if batches["is_last_batch"]:
         return epochs["processed"] + 1, 0
     return epochs["processed"], batches["current"]["processed"]
+
+
+def batches_that_stepped(content: dict[str, Any], otherwise: int) -> int:
+    """Return how many batches had stepped when Lightning wrote `content`: where its log points are.
+
+    Args:
+        content: The checkpoint.
+        otherwise: Where it does not say.
+    """
+    loop = (content.get("loops") or {}).get("fit_loop") or {}
+    return int((loop.get("epoch_loop.state_dict") or {}).get("_batches_that_stepped", otherwise))
 
 
 def _counts(number: int, *names: str) -> dict[str, int]:

@@ -149,7 +149,8 @@ class CSVLogger(VersionDirectoryLogger):
         name: The experiment, a directory in `save_dir`; None or "" for no such level.
         version: None takes the next number; an int N means ``version_N``; a str is the directory's name.
         prefix: Put before every metric's name, with a dash.
-        flush_logs_every_n_steps: Rows are written once they span so many steps; 1 writes each at once.
+        flush_logs_every_n_steps: Rows are written once they span so many steps, and at the end of each
+            epoch; 1 writes each at once.
 
     Raises:
         MisconfigurationError: for an argument that cannot work.

@@ -11,19 +11,24 @@ ends training: losing numbers silently would be worse.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from argparse import Namespace
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     from torch import nn
 
     from orchestrator.callbacks.model_checkpoint import ModelCheckpoint
 
+T = TypeVar("T")
+
 
 class Logger(ABC):
     """Base class of all loggers. A subclass gives at least a name, a version, and the two `log_` methods."""
+
+    LOGGER_JOIN_CHAR = "-"
 
     @property
     @abstractmethod
@@ -91,6 +96,33 @@ class Logger(ABC):
 
     def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
         """Called on rank 0 each time `checkpoint_callback` has saved a checkpoint."""
+
+
+def with_prefix(metrics: Mapping[str, Any], prefix: str | None) -> dict[str, Any]:
+    """Return `metrics` with `prefix` and a dash before each name; an empty prefix changes nothing."""
+    if not prefix:
+        return dict(metrics)
+    return {f"{prefix}{Logger.LOGGER_JOIN_CHAR}{name}": value for name, value in metrics.items()}
+
+
+def rank_zero_experiment(method: Callable[[Any], T]) -> Callable[[Any], T]:
+    """Decorate the `experiment` of a logger of one's own, below ``@property``: on other ranks than 0 it is an
+    object whose every method does nothing.
+
+    The trainer puts such an object there anyway; this is for loggers that are used without one.
+    """
+
+    @functools.wraps(method)
+    def experiment(self: Any) -> T:
+        import torch.distributed as dist
+
+        if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
+            from orchestrator.loggers.dummy import DummyExperiment
+
+            return cast(T, DummyExperiment())
+        return method(self)
+
+    return experiment
 
 
 def as_number(name: str, value: Any) -> int | float:

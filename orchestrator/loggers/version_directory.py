@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from orchestrator.errors import MisconfigurationError
-from orchestrator.loggers.logger import Logger
+from orchestrator.loggers.logger import Logger, with_prefix
 
 _NUMBERED = re.compile(r"version_([0-9]+)")
 
@@ -128,6 +128,4 @@ class VersionDirectoryLogger(Logger):
             self._version = claim_version(self.root_dir)
 
     def _prefixed(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        if not self._prefix:
-            return dict(metrics)
-        return {f"{self._prefix}-{name}": value for name, value in metrics.items()}
+        return with_prefix(metrics, self._prefix)

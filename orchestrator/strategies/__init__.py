@@ -1,9 +1,11 @@
-"""How ranks work together: alone, or data-parallel."""
+"""How ranks work together: alone, data-parallel, or with everything dealt to them.
+
+The names here are what a user passes as ``Trainer(strategy=...)``; the classes that do the work are in the
+files named after them.
+"""
 
 from __future__ import annotations
 
-from orchestrator.strategies.ddp import DDPStrategy
-from orchestrator.strategies.single import SingleStrategy
-from orchestrator.strategies.strategy import Strategy
+from orchestrator.strategies.specs import DDPStrategy, FSDPStrategy, SingleDeviceStrategy
 
-__all__ = ["DDPStrategy", "SingleStrategy", "Strategy"]
+__all__ = ["DDPStrategy", "FSDPStrategy", "SingleDeviceStrategy"]

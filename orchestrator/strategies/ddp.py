@@ -2,21 +2,25 @@
 
 The arithmetic is DDP's own to the bit, because it is DDP that does it: the training step runs inside a
 wrapper module whose forward it is. Where ranks have unequal batches the loops leave DDP aside for that step
-and call `reduce_gradients`, in which a rank without a gradient counts as zero. A peer that dies makes the
-collective raise; a peer that hangs makes it time out.
+and call `reduce_gradients`, in which a rank without a gradient counts as zero. With manual optimization,
+where a training step runs backward several times for parts of the parameters, there is no wrapper: gradients
+are reduced after each backward. A peer that dies makes the collective raise; a peer that hangs makes it time
+out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-T = TypeVar("T")
+from orchestrator import batch_norm
+from orchestrator.strategies.ranks import GroupOfRanks
+from orchestrator.strategies.specs import DDPStrategy
 
 
 class _TrainingStep(nn.Module):
@@ -47,33 +51,122 @@ class _Touch(torch.autograd.Function):
         return torch.zeros_like(parameter), gradients[0]
 
 
-class DDPStrategy:
+class DataParallel(GroupOfRanks):
     """The strategy of ranks that average gradients in the default process group.
 
     Args:
         device: Where this rank's copy of the module lives.
-        options: Keyword arguments of `DistributedDataParallel`.
+        spec: What the user asked for; torch's defaults when None.
+        sync_batchnorm: Normalise batches over all ranks while training.
     """
 
     name = "ddp"
+    in_step = False
 
-    def __init__(self, device: torch.device, **options: Any) -> None:
-        self.device = device
-        self.options = options
-        self.rank = dist.get_rank()
-        self.world_size = dist.get_world_size()
+    def __init__(
+        self, device: torch.device, spec: DDPStrategy | None = None, *, sync_batchnorm: bool = False
+    ) -> None:
+        super().__init__(device)
+        self.sync_batchnorm = sync_batchnorm
+        self.spec = DDPStrategy() if spec is None else spec
         self.training_step: Callable[..., Any]
+        self.local_step: Callable[..., Any]
+        self.optimizers: list[torch.optim.Optimizer] = []
+        self._synced: dict[nn.Module, type] = {}
         self._ddp: DistributedDataParallel | None = None
+        self._followed: frozenset[int] = frozenset()
 
     def setup(self, module: nn.Module, *, training: bool) -> None:
         """Move the module to the device; when `training`, wrap it, which broadcasts rank 0's weights."""
         if self.device.type != "cpu":
             module.to(self.device)
-        self.training_step = getattr(module, "training_step", None)  # type: ignore[assignment]
-        if training and any(parameter.requires_grad for parameter in module.parameters()):
+        self.training_step = self.local_step = getattr(module, "training_step", None)  # type: ignore[assignment]
+        if training and self.sync_batchnorm:
+            self._synced = batch_norm.synchronize(module, self.device)
+            self.local_step = self._step_apart(module)
+        if training and not getattr(module, "automatic_optimization", True):
+            self._set_up_manual(module)
+        elif training:
+            self._wrap(module)
+
+    def follow(self, module: nn.Module) -> bool:
+        """Wrap anew where the set of parameters that need gradients is another: DDP reduces those that needed
+        them when it was built. All ranks must have changed the same.
+        """
+        if not getattr(module, "automatic_optimization", True) or _trainable(module) == self._followed:
+            return False
+        self._ddp = None
+        self.training_step = module.training_step  # type: ignore[assignment]
+        self._wrap(module)
+        return True
+
+    def _wrap(self, module: nn.Module) -> None:
+        self._followed = _trainable(module)
+        if self._followed:
             ids = [self.device.index] if self.device.type == "cuda" else None
-            self._ddp = DistributedDataParallel(_TrainingStep(module), device_ids=ids, **self.options)
+            self._ddp = DistributedDataParallel(
+                _TrainingStep(module), device_ids=ids, **self.spec.ddp_arguments()
+            )
+            hook = self.spec.ddp_comm_hook
+            if hook is not None:
+                self._ddp.register_comm_hook(self.spec.ddp_comm_state, _plainly_annotated(hook))
             self.training_step = self._ddp
+
+    def _set_up_manual(self, module: nn.Module) -> None:
+        """Begin with rank 0's weights; every training step begins with rank 0's buffers, as under DDP."""
+        for tensor in [*module.parameters(), *module.buffers()]:
+            _take_rank_0s(tensor.detach())
+        buffers = list(module.buffers()) if self.spec.broadcast_buffers else []
+        own_step = self.training_step
+
+        def training_step(*args: Any) -> Any:
+            for buffer in buffers:
+                _take_rank_0s(buffer)
+            return own_step(*args)
+
+        self.training_step = training_step if buffers else own_step
+
+    def _step_apart(self, module: nn.Module) -> Callable[..., Any]:
+        """Return the training step with batch normalisation by this rank's batch alone."""
+        own = cast(Any, module).training_step
+
+        def step(*args: Any) -> Any:
+            with batch_norm.apart(self._synced, self.device):
+                return own(*args)
+
+        return step
+
+    def step_of(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `step`."""
+        return step
+
+    def load_weights(self, module: nn.Module, state: dict[str, Any], *, strict: bool) -> None:
+        """Load `state` as it is."""
+        module.load_state_dict(state, strict=strict)
+
+    def load_optimizer(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        """Load `state` as it is."""
+        optimizer.load_state_dict(state)
+
+    def module_state(self, module: nn.Module) -> dict[str, Any]:
+        """Return the module's state dict."""
+        state: dict[str, Any] = module.state_dict()
+        return state
+
+    def whole(self, state: Any) -> Any:
+        """Return `state`: every rank has all of it."""
+        return state
+
+    def bring_back(self, module: nn.Module) -> None:
+        """Nothing is elsewhere."""
+
+    def keep_pace(self, batches: Iterable[Any], along: Callable[[Any], None]) -> Iterable[Any]:
+        """Return `batches`: no rank waits for another within a step."""
+        return batches
+
+    def run_along(self) -> Any:
+        """There is never a reason to."""
+        return None
 
     def sync_gradients(self, on: bool) -> None:
         """Say whether the next backward reduces; sets what `DistributedDataParallel.no_sync` does."""
@@ -82,9 +175,9 @@ class DDPStrategy:
 
     def reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Average the gradients in one flat all-reduce a dtype; a gradient that no rank has stays None."""
-        found = [parameter for parameter in parameters if parameter.requires_grad]
-        present = torch.tensor([float(item.grad is not None) for item in found], device=self.device)
-        dist.all_reduce(present)
+        found = list(parameters)
+        present = torch.tensor([float(item.grad is not None) for item in found])
+        dist.all_reduce(present)  # on the CPU, over Gloo: no device waits
         kept = [item for item, ranks in zip(found, present.tolist(), strict=True) if ranks > 0]
         for dtype in dict.fromkeys(item.dtype for item in kept):
             group = [item for item in kept if item.dtype is dtype]
@@ -96,6 +189,10 @@ class DDPStrategy:
                 item.grad = (
                     mean.view_as(item).clone() if item.grad is None else item.grad.copy_(mean.view_as(item))
                 )
+
+    def reduce_after_backward(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Average the gradients: without the wrapper backward has not."""
+        self.reduce_gradients(parameters)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the order in which DDP has found gradients to become ready; empty before it has.
@@ -130,31 +227,31 @@ class DDPStrategy:
         for item in parameters:
             item.grad = None
 
-    def gather(self, value: T) -> list[T]:
-        """Return every rank's `value`, by rank."""
-        values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value)
-        return values
-
-    def broadcast(self, value: T) -> T:
-        """Return rank 0's `value`."""
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
-
-    def counts(self, number: int) -> list[int]:
-        """Return every rank's `number`, by rank."""
-        numbers = [torch.zeros((), dtype=torch.int64) for _ in range(self.world_size)]
-        dist.all_gather(numbers, torch.tensor(number))  # on the CPU, over Gloo: no device waits
-        return [int(item) for item in numbers]
-
-    def barrier(self) -> None:
-        """Wait until all ranks are here."""
-        if self.device.type == "cuda":
-            dist.barrier(device_ids=[self.device.index])
-        else:
-            dist.barrier()
-
     def teardown(self) -> None:
-        """Drop the wrapper, so that its buckets and hooks go."""
+        """Drop the wrapper, so that its buckets and hooks go, and give layers their own class back."""
         self._ddp = None
+        batch_norm.revert(self._synced)
+        self._synced = {}
+
+
+def _trainable(module: nn.Module) -> frozenset[int]:
+    """Return which parameters need gradients, by identity."""
+    return frozenset(id(item) for item in module.parameters() if item.requires_grad)
+
+
+def _take_rank_0s(tensor: Tensor) -> None:
+    """Fill `tensor` with rank 0's values, whatever its layout and type."""
+    sent = tensor.contiguous()
+    dist.broadcast(sent.view(torch.uint8) if sent.dtype is torch.bool else sent, src=0)
+    if sent is not tensor:
+        tensor.copy_(sent)
+
+
+def _plainly_annotated(hook: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return a hook that torch takes: it refuses annotations that are text, as postponed ones are."""
+    annotations = getattr(hook, "__annotations__", {}).values()
+    return (
+        (lambda state, bucket: hook(state, bucket))
+        if any(isinstance(item, str) for item in annotations)
+        else hook
+    )

@@ -10,7 +10,7 @@ import torch
 T = TypeVar("T")
 
 
-class SingleStrategy:
+class Alone:
     """The strategy of a single process.
 
     Args:
@@ -20,22 +20,68 @@ class SingleStrategy:
     name = "single"
     rank = 0
     world_size = 1
+    in_step = False
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.training_step: Callable[..., Any]
+        self.optimizers: list[torch.optim.Optimizer] = []
+        self.local_step: Callable[..., Any]
 
     def setup(self, module: torch.nn.Module, *, training: bool) -> None:
         """Move the module to the device."""
         if self.device.type != "cpu":
             module.to(self.device)
-        self.training_step = getattr(module, "training_step", _no_training_step)
+        self.training_step = self.local_step = getattr(module, "training_step", _no_training_step)
+
+    def step_of(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `step`."""
+        return step
+
+    def load_weights(self, module: torch.nn.Module, state: dict[str, Any], *, strict: bool) -> None:
+        """Load `state` as it is."""
+        module.load_state_dict(state, strict=strict)
+
+    def load_optimizer(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        """Load `state` as it is."""
+        optimizer.load_state_dict(state)
+
+    def module_state(self, module: torch.nn.Module) -> dict[str, Any]:
+        """Return the module's state dict."""
+        state: dict[str, Any] = module.state_dict()
+        return state
+
+    def whole(self, state: Any) -> Any:
+        """Return `state`."""
+        return state
+
+    def bring_back(self, module: torch.nn.Module) -> None:
+        """Nothing is elsewhere."""
+
+    def keep_pace(self, batches: Iterable[Any], along: Callable[[Any], None]) -> Iterable[Any]:
+        """Return `batches`: nobody else has any."""
+        return batches
+
+    def run_along(self) -> Any:
+        """There is never a reason to."""
+        return None
+
+    def follow(self, module: torch.nn.Module) -> bool:
+        """Autograd follows by itself."""
+        return False
 
     def sync_gradients(self, on: bool) -> None:
         """There is nothing to reduce."""
 
     def reduce_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """The mean over one rank is what is there."""
+
+    def reduce_after_backward(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """The mean over one rank is what is there."""
+
+    def add_up(self, value: torch.Tensor) -> torch.Tensor:
+        """The sum over one rank is what is there."""
+        return value
 
     def state_dict(self) -> dict[str, Any]:
         """There is nothing to keep."""
@@ -48,7 +94,11 @@ class SingleStrategy:
         """Return ``[value]``."""
         return [value]
 
-    def broadcast(self, value: T) -> T:
+    def all_gather(self, tensor: torch.Tensor, group: Any = None, sync_grads: bool = False) -> torch.Tensor:
+        """Return `tensor`."""
+        return tensor
+
+    def broadcast(self, value: T, source: int = 0) -> T:
         """Return `value`."""
         return value
 

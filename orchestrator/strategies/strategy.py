@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
 import torch
+from torch.optim import Optimizer
 
 T = TypeVar("T")
 
@@ -22,17 +23,68 @@ class Strategy(Protocol):
         rank: This process's rank.
         world_size: Ranks.
         device: Where the module lives.
+        in_step: Every forward pass is a collective, so ranks must run equally many.
         training_step: Runs the module's training step so that its backward reduces gradients; set by `setup`.
+            With manual optimization backward need not: `reduce_after_backward` follows each.
+        optimizers: The optimizers of a fit.
+        local_step: Runs it where some rank has no batch, and gradients are reduced by hand; set by `setup`.
     """
 
     name: str
     rank: int
     world_size: int
     device: torch.device
+    in_step: bool
     training_step: Callable[..., Any]
+    optimizers: list[Optimizer]
+    local_step: Callable[..., Any]
 
     def setup(self, module: torch.nn.Module, *, training: bool) -> None:
         """Move the module to the device, and make it ready for training. Communicates when `training`."""
+        ...
+
+    def step_of(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `step`, a step of the module that was set up, as it must be called for evaluation."""
+        ...
+
+    def load_weights(self, module: torch.nn.Module, state: dict[str, Any], *, strict: bool) -> None:
+        """Load a state dict of whole tensors into the module, before or after `setup`."""
+        ...
+
+    def load_optimizer(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        """Load a state dict of whole tensors into an optimizer of the module, after `setup`."""
+        ...
+
+    def module_state(self, module: torch.nn.Module) -> dict[str, Any]:
+        """Return the module's state dict, of whole tensors on rank 0. Communicates."""
+        ...
+
+    def whole(self, state: Any) -> Any:
+        """Return containers of tensors with the whole tensor where a rank has a part. Communicates; only
+        rank 0's result is complete.
+        """
+        ...
+
+    def bring_back(self, module: torch.nn.Module) -> None:
+        """Make the module an ordinary one that holds whole weights on rank 0. Communicates."""
+        ...
+
+    def keep_pace(self, batches: Iterable[Any], along: Callable[[Any], None]) -> Iterable[Any]:
+        """Return `batches` of an evaluation; where `in_step`, call ``along(batch)`` after the last until no
+        rank has another. Communicates then.
+        """
+        ...
+
+    def run_along(self) -> Any:
+        """Where `in_step`: run the last step again, because others run one, and return its outputs, of which
+        nothing may count. Communicates then.
+        """
+        ...
+
+    def follow(self, module: torch.nn.Module) -> bool:
+        """Take note, between epochs, of parameters that began or ceased to need gradients; return whether
+        `training_step` is another one now. Communicates when it is.
+        """
         ...
 
     def sync_gradients(self, on: bool) -> None:
@@ -41,6 +93,16 @@ class Strategy(Protocol):
 
     def reduce_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replace each gradient by the mean over ranks, absent ones counting as zero. Communicates."""
+        ...
+
+    def reduce_after_backward(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """With manual optimization, make these gradients the mean over ranks unless backward has done so.
+        Communicates.
+        """
+        ...
+
+    def add_up(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the sum of every rank's `value`, on its device, without waiting. Communicates."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -55,8 +117,13 @@ class Strategy(Protocol):
         """Return every rank's `value`, by rank. Communicates; values must pickle."""
         ...
 
-    def broadcast(self, value: T) -> T:
-        """Return rank 0's `value`. Communicates."""
+    def all_gather(self, tensor: torch.Tensor, group: Any = None, sync_grads: bool = False) -> torch.Tensor:
+        """Return the tensors of all ranks of `group`, stacked along a new first dimension; a single rank's as
+        it is. With `sync_grads`, gradients flow back to the ranks. Communicates."""
+        ...
+
+    def broadcast(self, value: T, source: int = 0) -> T:
+        """Return the `value` of rank `source`. Communicates; it must pickle."""
         ...
 
     def counts(self, number: int) -> list[int]:

@@ -7,10 +7,12 @@ import copy
 import dataclasses
 import inspect
 import pickle
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from torch import nn
 
 from modules.hyperparameters import AttributeDict, HyperparametersMixin
 
@@ -245,3 +247,42 @@ def test_missing_attributes_name_those_that_are_there(act: Callable[[AttributeDi
     """The error lists the hyperparameters that there are."""
     with pytest.raises(AttributeError, match=r"No hyperparameter 'rat': there are \['rate'\]"):
         act(AttributeDict(rate=0.1))
+
+
+def test_a_dataclass_can_be_the_object_itself() -> None:
+    """A class made by `dataclass` saves its fields from __post_init__."""
+
+    @dataclasses.dataclass
+    class Own(HyperparametersMixin):
+        rate: float
+        width: int = 3
+
+        def __post_init__(self) -> None:
+            self.save_hyperparameters()
+
+    assert Own(0.5).hparams == {"rate": 0.5, "width": 3}
+
+
+def test_a_dictionary_of_equal_content_is_the_same_argument() -> None:
+    """A copy of an argument is recognised as that argument."""
+    config = {"rate": 0.1}
+
+    class Copies(HyperparametersMixin):
+        def __init__(self, config: dict[str, float]) -> None:
+            self.save_hyperparameters(dict(config))
+
+    assert Copies(config)._hparams_name == "config"
+
+
+def test_what_cannot_be_copied_is_kept_as_it_is() -> None:
+    """Locks and modules are not copied for `hparams_initial`; everything else is."""
+    lock, net, sizes = threading.Lock(), nn.Linear(1, 1), [1]
+
+    class Takes(HyperparametersMixin):
+        def __init__(self, lock: Any, net: Any, sizes: list[int]) -> None:
+            self.save_hyperparameters()
+
+    initial = Takes(lock, net, sizes).hparams_initial
+    assert initial.lock is lock
+    assert initial.net is net
+    assert initial.sizes is not sizes

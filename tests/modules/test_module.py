@@ -87,9 +87,9 @@ def test_logging_reaches_the_sink_with_all_that_was_said(attached: Net) -> None:
     attached.__dict__["_log_sink"] = lambda *record: records.append(record)
     attached.log("loss", 0.5, True, on_step=False, sync_dist=True, batch_size=4, reduce_fx="max")
     attached.log_dict({"a": 1, "b": 2}, logger=False, rank_zero_only=True, add_dataloader_idx=False)
-    bare = (False, False, None, None, "mean", False, False, None, True)
+    bare = (False, False, None, None, "mean", False, None, False, None, None, True)
     assert records == [
-        ("loss", 0.5, True, None, False, None, "max", True, True, 4, False),
+        ("loss", 0.5, True, None, False, None, "max", True, None, True, 4, None, False),
         ("a", 1, *bare),
         ("b", 2, *bare),
     ]
@@ -282,3 +282,18 @@ def test_default_data_hooks_return_the_batch() -> None:
     assert module.transfer_batch_to_device(batch, torch.device("cpu"), 0) is batch
     assert module.on_after_batch_transfer(batch, 0) is batch
     assert module.configure_callbacks() == []
+
+
+def test_gathering_alone_changes_nothing() -> None:
+    """Without other ranks structures come back as they are; numbers become tensors."""
+    net, tensor = Net(), torch.ones(2)
+    found = net.all_gather({"a": tensor, "b": [3, (tensor,)], "c": "text"})
+    assert found["a"] is tensor
+    assert torch.equal(found["b"][0], torch.tensor(3))
+    assert found["b"][1][0] is tensor
+    assert found["c"] == "text"
+
+
+def test_where_it_is_without_a_trainer() -> None:
+    """On the CPU it is on no GPU, and there is no mesh."""
+    assert (Net().on_gpu, Net().device_mesh) == (False, None)

@@ -73,6 +73,11 @@ def assert_counts(plan: BatchPlan, by_rank: list[list[int]]) -> None:
     for index in range(len(rows) + 2):
         assert plan.samples_before(index) == sum(map(sum, rows[:index]))
         assert plan.batches_before(index) == sum(size > 0 for row in rows[:index] for size in row)
+    for rank, sizes in enumerate(by_rank):
+        assert plan.batches(rank) == len(sizes)
+        assert [plan.samples_in(rank, end) for end in range(len(sizes) + 2)] == [
+            sum(sizes[:end]) for end in range(len(sizes) + 2)
+        ]
 
 
 @given(LENGTHS, st.integers(0, 2**32 - 1), EPOCHS)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import enum
+import io
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from torch import nn
 from modules import LightningModule
 from modules.checkpoint import CheckpointError
 from modules.checkpoint.format import plain
+from modules.checkpoint.hyperparameters import content_of
 
 
 class Net(LightningModule):
@@ -212,3 +216,127 @@ def test_the_instance_can_be_loaded_onto_a_gpu(net: tuple[Net, Path]) -> None:
     loaded = Net.load_from_checkpoint(net[1], map_location="cuda:0")
     assert loaded.device == torch.device("cuda:0")
     assert equal(loaded.cpu(), net[0])
+
+
+class Kind(enum.Enum):
+    RELU = "relu"
+
+
+@dataclasses.dataclass
+class Layers:
+    width: int = 3
+    kind: Kind = Kind.RELU
+
+
+@dataclasses.dataclass
+class Config:
+    layers: Layers
+    rate: float = 0.1
+
+
+class Annotated(LightningModule):
+    """Says by annotations what its arguments are."""
+
+    def __init__(
+        self,
+        config: Config,
+        kind: Kind | None = None,
+        folder: Path | str | None = None,
+        place: Path | None = None,
+        options: argparse.Namespace | None = None,
+        nested: Any = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.layer = nn.Linear(config.layers.width, 1)
+
+
+def test_annotations_say_what_comes_back(tmp_path: Path) -> None:
+    """Dataclasses, enums, paths and namespaces are made by the constructor's annotations; other dictionaries
+    can be read by attribute.
+    """
+    module = Annotated(
+        Config(Layers(width=5), rate=0.2),
+        kind=Kind.RELU,
+        folder="text",
+        place=tmp_path,
+        options=argparse.Namespace(a=1),
+        nested={"optimizer": {"lr": 0.1}},
+    )
+    content, dropped = {"state_dict": module.state_dict()}, list[str]()
+    content.update(content_of(module, "", dropped))
+    torch.save(content, tmp_path / "a.ckpt")
+    loaded = Annotated.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert dropped == []
+    assert loaded.hparams == module.hparams
+    assert loaded.hparams.nested.optimizer.lr == 0.1
+    assert isinstance(loaded.hparams.config.layers, Layers)
+    assert type(loaded.hparams.folder) is str
+
+
+def test_what_cannot_be_kept_is_named_and_can_be_given(tmp_path: Path) -> None:
+    """A hyperparameter of a class of one's own is left out by name, and given again when loading."""
+
+    class Own(LightningModule):
+        def __init__(self, net: nn.Module, rate: float = 0.1) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+            self.net = net
+
+    module, dropped = Own(nn.Linear(2, 1)), list[str]()
+    content = {"state_dict": module.state_dict(), **content_of(module, "", dropped)}
+    torch.save(content, tmp_path / "a.ckpt")
+    assert dropped == ["hparams.net (Linear)"]
+    with pytest.raises(TypeError, match=r"Own needs \['net'\].*net=\.\.\."):
+        Own.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert equal(Own.load_from_checkpoint(tmp_path / "a.ckpt", net=nn.Linear(2, 1)), module)
+
+
+def test_an_open_file_can_be_given(net: tuple[Net, Path]) -> None:
+    """A binary file or buffer is read like a path."""
+    with open(net[1], "rb") as file:
+        assert equal(Net.load_from_checkpoint(file), net[0])
+    assert equal(Net.load_from_checkpoint(io.BytesIO(net[1].read_bytes())), net[0])
+
+
+def test_a_csv_file_of_hyperparameters(net: tuple[Net, Path], tmp_path: Path) -> None:
+    """A table of the columns key and value is read, numbers as numbers; others are refused."""
+    file = tmp_path / "hparams.csv"
+    file.write_text("key,value\nwidth,3\ndepth,2\nkind,tanh\n")
+    assert Net.load_from_checkpoint(net[1], hparams_file=file).hparams == {
+        "width": 3,
+        "depth": 2,
+        "kind": "tanh",
+    }
+    file.write_text("width,3\n")
+    with pytest.raises(ValueError, match="Write the line `key,value`"):
+        Net.load_from_checkpoint(net[1], hparams_file=file)
+    with pytest.raises(ValueError, match="neither YAML nor CSV"):
+        Net.load_from_checkpoint(net[1], hparams_file=tmp_path / "hparams.json")
+    (tmp_path / "tags.yaml").write_text("width: !!python/object:os.system {}\n")
+    with pytest.raises(ValueError, match="without tags of Python objects"):
+        Net.load_from_checkpoint(net[1], hparams_file=tmp_path / "tags.yaml")
+
+
+def test_arguments_that_cannot_work_are_refused(net: tuple[Net, Path]) -> None:
+    """URLs, weights_only=False, and a call on an instance are errors that say what to write."""
+    with pytest.raises(ValueError, match=r"is a URL\. Fetch the file first"):
+        Net.load_from_checkpoint("https://example.com/a.ckpt")
+    with pytest.raises(ValueError, match="would run code from the file"):
+        Net.load_from_checkpoint(net[1], weights_only=False)
+    with pytest.raises(TypeError, match=r"on an instance of Net.*Write model = Net.load_from_checkpoint"):
+        net[0].load_from_checkpoint(net[1])
+    assert equal(Net.load_from_checkpoint(net[1], weights_only=True), net[0])
+
+
+def test_keys_of_the_first_versions(tmp_path: Path) -> None:
+    """Hyperparameters are found where Lightning kept them before 1.0, and the later key wins."""
+    content = {
+        "state_dict": Net(3).state_dict(),
+        "module_arguments": {"width": 3},
+        "hparams": argparse.Namespace(width=7, kind="old"),
+        "hyper_parameters": {"kind": "new"},
+    }
+    torch.save(content, tmp_path / "old.ckpt")
+    loaded = Net.load_from_checkpoint(tmp_path / "old.ckpt")
+    assert loaded.hparams == {"width": 3, "depth": 1, "kind": "new"}

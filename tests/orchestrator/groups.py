@@ -20,6 +20,7 @@ def group_trainer(root: Any, devices: int = 2, **arguments: Any) -> pl.Trainer:
         "logger": False,
         "enable_checkpointing": False,
         "enable_progress_bar": False,
+        "enable_model_summary": False,
         "num_sanity_val_steps": 0,
         "default_root_dir": root,
     }

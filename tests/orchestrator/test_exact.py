@@ -327,6 +327,27 @@ def test_shuffling_and_dropout_draw_the_plain_loops_random_numbers(workers: int)
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loaders_own_generator_is_drawn_from_as_in_the_plain_loop(workers: int) -> None:
+    """A sampler with a generator of its own draws once more at an epoch's end: training reads up to there."""
+    orders = [torch.Generator().manual_seed(5) for _ in range(4)]
+    train, plain = (
+        loader(LENGTH, shuffle=True, num_workers=workers, generator=order) for order in orders[:2]
+    )
+    held_out, plain_held_out = (loader(12, shuffle=True, generator=order) for order in orders[2:])
+    module, net = Validated(OPTIMIZERS["adam"]), network()
+    plain_loop(net, OPTIMIZERS["adam"](net.parameters()), plain, validation=plain_held_out, validate_every=5)
+
+    quiet_trainer(max_epochs=EPOCHS, val_check_interval=5, num_sanity_val_steps=0).fit(
+        module, train, held_out
+    )
+
+    assert_equal_weights(module.net, net)
+    states = [order.get_state() for order in orders]
+    assert torch.equal(states[0], states[1])
+    assert torch.equal(states[2], states[3])
+
+
 def test_validation_in_between_changes_nothing() -> None:
     """Training with validation every three batches gives the weights of training without."""
     module, net, data = Validated(OPTIMIZERS["momentum"]), network(), loader(LENGTH)
@@ -409,6 +430,54 @@ def test_an_overridden_optimizer_step_gets_a_closure_that_does_the_rest(accumula
         module, data
     )
     assert_equal_weights(module.net, net)
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_fp16_goes_with_an_overridden_optimizer_step(accumulate: int) -> None:
+    """optimizer.step(closure) runs the closure, unscales, clips, and lets the scaler step: the plain loop."""
+
+    class Own(Tiny):
+        def optimizer_step(
+            self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer, optimizer_closure: Any = None
+        ) -> None:
+            assert isinstance(optimizer, torch.optim.SGD)
+            optimizer.step(closure=optimizer_closure)
+
+    module, net, data = Own(OPTIMIZERS["momentum"]), network(), loader(LENGTH)
+    scaler = torch.amp.GradScaler("cpu")
+    plain_loop(
+        net,
+        OPTIMIZERS["momentum"](net.parameters()),
+        data,
+        accumulate=accumulate,
+        dtype=torch.float16,
+        scaler=scaler,
+        clip=partial(nn.utils.clip_grad_norm_, max_norm=0.05),
+    )
+    trainer = quiet_trainer(
+        max_epochs=EPOCHS, accumulate_grad_batches=accumulate, precision="16-mixed", gradient_clip_val=0.05
+    )
+    trainer.fit(module, data)
+    assert_equal_weights(module.net, net)
+    assert trainer.scaler is not None
+    assert trainer.scaler.state_dict() == scaler.state_dict()
+
+
+def test_fp16_goes_with_a_fused_optimizer() -> None:
+    """A fused optimizer takes the scaler's scale itself, also where hooks have had gradients unscaled."""
+    norms: list[float] = []
+
+    class Watches(Tiny):
+        def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+            norms.append(float(self.net[0].weight.grad.norm()))  # type: ignore[union-attr, operator]
+
+    fused = partial(torch.optim.Adam, lr=0.01, fused=True)
+    watched, plain, net, data = Watches(fused), Tiny(fused), network(), loader(LENGTH)
+    plain_loop(net, fused(net.parameters()), data, dtype=torch.float16, scaler=torch.amp.GradScaler("cpu"))
+    for module in (watched, plain):
+        quiet_trainer(max_epochs=EPOCHS, precision="16-mixed").fit(module, data)
+        assert_equal_weights(module.net, net)
+    assert sorted(norms)[len(norms) // 2] < 10  # not times the scale, 65536
 
 
 def test_overridden_backward_zeroing_and_clipping_replace_the_built_in_ones() -> None:

@@ -97,13 +97,16 @@ def recording(base: type, names: list[str], letter: str, record: list[str]) -> A
     return kind()
 
 
-def cast_for(framework: Any, record: list[str], fails_in: str = "") -> tuple[Any, Any, Any]:
+def cast_for(
+    framework: Any, record: list[str], fails_in: str = "", by_hand: bool = False
+) -> tuple[Any, Any, Any]:
     """Return (module, callback, data module) of `framework`, all of whose hooks write to `record`."""
 
     class Module(framework.LightningModule):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.net = network()
+            self.automatic_optimization = not by_hand
 
         def _step(self, name: str, batch: Any) -> Any:
             record.append(f"M.{name}")
@@ -112,7 +115,13 @@ def cast_for(framework: Any, record: list[str], fails_in: str = "") -> tuple[Any
             return loss_of(self.net, batch)
 
         def training_step(self, batch: Any, batch_idx: int) -> Any:
-            return self._step("training_step", batch)
+            loss = self._step("training_step", batch)
+            if by_hand:
+                optimizer = self.optimizers()
+                optimizer.zero_grad()
+                self.manual_backward(loss)
+                optimizer.step()
+            return loss
 
         def validation_step(self, batch: Any, batch_idx: int) -> None:
             self.log("watched", self._step("validation_step", batch))
@@ -171,10 +180,10 @@ def trainer_of(framework: Any, callback: Any, **arguments: Any) -> Any:
     return framework.Trainer(accelerator="cpu", devices=1, callbacks=[callback], **{**defaults, **arguments})
 
 
-def run(framework: Any, entry: str, fails_in: str = "", **arguments: Any) -> list[str]:
+def run(framework: Any, entry: str, fails_in: str = "", by_hand: bool = False, **arguments: Any) -> list[str]:
     """Return what was written down in one call of `entry` under `framework`."""
     record: list[str] = []
-    module, callback, data = cast_for(framework, record, fails_in)
+    module, callback, data = cast_for(framework, record, fails_in, by_hand)
     trainer = trainer_of(framework, callback, **arguments)
     try:
         getattr(trainer, entry)(module, datamodule=data)
@@ -276,6 +285,16 @@ def training(*parts: list[str]) -> list[str]:
     ]
 
 
+BY_HAND = [
+    *transfer(),
+    *both("on_train_batch_start"),
+    "M.training_step",
+    *both("on_before_backward"),
+    "M.backward",
+    *both("on_after_backward", "on_before_optimizer_step", "on_train_batch_end"),
+]
+SAVING = ["C.state_dict", "D.state_dict", "C.on_save_checkpoint", "M.on_save_checkpoint"]
+
 CASES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "fit": (
         "fit",
@@ -334,6 +353,33 @@ CASES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
             epoch(train_batch(), train_batch(ends_epoch=True)),
             epoch(train_batch(), VALIDATION, train_batch(ends_epoch=True), VALIDATION),
         ),
+    ),
+    "fit by hand": (
+        "fit",
+        {"limit_train_batches": 2, "limit_val_batches": 1, "by_hand": True},
+        training(epoch(BY_HAND, BY_HAND, VALIDATION)),
+    ),
+    "fit two epochs with a sanity check, validation and checkpoints": (
+        "fit",
+        {
+            "max_epochs": 2,
+            "limit_train_batches": 2,
+            "limit_val_batches": 1,
+            "num_sanity_val_steps": 1,
+            "enable_checkpointing": True,
+        },
+        [
+            *begin("fit"),
+            "C.on_sanity_check_start",
+            "D.val_dataloader",
+            *evaluation("validation", 1),
+            "C.on_sanity_check_end",
+            "D.train_dataloader",
+            *both("on_train_start"),
+            *[*epoch(train_batch(), train_batch(ends_epoch=True), VALIDATION), *SAVING] * 2,
+            *both("on_train_end"),
+            *end("fit"),
+        ],
     ),
     "fit without epochs": (
         "fit",
@@ -403,16 +449,20 @@ CASES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_hooks_run_in_the_documented_order(case: str) -> None:
+def test_hooks_run_in_the_documented_order(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each entry point calls every hook exactly as often and in the order that is written down here."""
+    monkeypatch.chdir(tmp_path)
     entry, arguments, expected = CASES[case]
     assert run(orchestrator, entry, **arguments) == expected
 
 
 @pytest.mark.extras
 @pytest.mark.parametrize("case", CASES)
-def test_hooks_run_in_lightnings_order(case: str) -> None:
+def test_hooks_run_in_lightnings_order(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under Lightning the same classes write down the same list, but for the differences that are named."""
+    monkeypatch.chdir(tmp_path)
     lightning = pytest.importorskip("lightning.pytorch")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     entry, arguments, expected = CASES[case]
@@ -443,7 +493,6 @@ def save_and_resume(framework: Any, path: Path, weights_only: bool) -> tuple[lis
     return saving, resuming
 
 
-SAVING = ["C.state_dict", "D.state_dict", "C.on_save_checkpoint", "M.on_save_checkpoint"]
 LOADING = ["M.on_load_checkpoint", "D.load_state_dict", "C.on_load_checkpoint", "C.load_state_dict"]
 RESUMING = [
     *begin("validate"),

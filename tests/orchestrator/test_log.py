@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from argparse import Namespace
 from collections.abc import Callable, Mapping
@@ -16,7 +17,9 @@ from torch import Tensor
 
 import orchestrator as pl
 from orchestrator.errors import MisconfigurationError
-from orchestrator.log_slots import LogSlots, Record, batch_size_of, combine
+from orchestrator.log_choices import Choices
+from orchestrator.log_reduction import Record, combine
+from orchestrator.log_slots import LogSlots
 from orchestrator.loggers.logger import Logger
 from tests.orchestrator.tiny import Tiny, Validated, loader, loss_of, quiet_trainer
 
@@ -659,6 +662,13 @@ def logged_by_ranks(draw: st.DrawFn) -> list[list[tuple[str, str, bool, list[tup
     ]
 
 
+def log_epoch_value(
+    slots: LogSlots, name: str, value: Any, reduce_fx: str, sync: bool, weight: int | None
+) -> None:
+    """Log as ``self.log(..., on_step=False, on_epoch=True)`` does."""
+    slots.log(name, value, False, None, False, True, reduce_fx, sync, None, True, weight, None, False)
+
+
 def records_of(logged: list[tuple[str, str, bool, list[tuple[float, int]]]], tensors: bool) -> list[Record]:
     """Log through real slots, as numbers or as float64 tensors, and return their records."""
     slots = LogSlots()
@@ -666,7 +676,7 @@ def records_of(logged: list[tuple[str, str, bool, list[tuple[float, int]]]], ten
     for name, reduce_fx, sync, batches in logged:
         for value, weight in batches:
             given: Any = torch.tensor(value, dtype=torch.float64) if tensors else value
-            slots.log(name, given, False, None, False, True, reduce_fx, sync, True, weight, False)
+            log_epoch_value(slots, name, given, reduce_fx, sync, weight)
     return slots.epoch_records()
 
 
@@ -710,7 +720,7 @@ def test_all_ranks_compute_the_same(
 @given(st.lists(st.floats(allow_infinity=True, allow_nan=True), min_size=1), st.sampled_from(["min", "max"]))
 def test_an_extreme_over_ranks_keeps_nan(numbers: list[float], reduce_fx: str) -> None:
     """A NaN on any rank makes the smallest and the largest value NaN."""
-    records: list[list[Record]] = [[("x", "hook", reduce_fx, True, number, 1.0)] for number in numbers]
+    records = [[Record("x", "hook", reduce_fx, True, number, 1.0)] for number in numbers]
     found = combine(records)["x", "hook"]
     if any(math.isnan(number) for number in numbers):
         assert math.isnan(found)
@@ -729,7 +739,7 @@ def test_logging_goes_on_exactly_after_a_restore(
         for name, reduce_fx, sync, batches in ranks[0]:
             for value, weight in batches[part]:
                 given: Any = torch.tensor(value, dtype=torch.float32) if tensors else value
-                slots.log(name, given, False, None, False, True, reduce_fx, sync, True, weight, False)
+                log_epoch_value(slots, name, given, reduce_fx, sync, weight)
 
     whole, first, second = LogSlots(), LogSlots(), LogSlots()
     log(whole, slice(None))
@@ -743,35 +753,179 @@ def test_a_restored_slot_knows_how_it_was_asked_for() -> None:
     """A metric that is not logged again after a restore still has its value and its choices."""
     first, second = LogSlots(), LogSlots()
     first.enter("on_train_start")
-    first.log("x", 2.5, True, False, None, None, "max", False, True, None, False)
+    first.log("x", 2.5, True, False, None, None, "max", False, None, True, None, None, False)
     second.restore(first.state())
     (slot,) = second.epoch_slots()
-    assert (slot.name, slot.hook, slot.prog_bar, slot.logger, slot.reduce) == (
+    assert (slot.name, slot.hook, slot.choices) == (
         "x",
         "on_train_start",
-        True,
-        False,
-        "max",
+        Choices(prog_bar=True, logger=False, reduce="max"),
     )
     assert second.epoch_records() == first.epoch_records()
 
 
+# ---------------------------------------------------------------- what is mentioned
+
+
+def with_batches(batches: list[Any], log: Callable[[Any], None]) -> Tiny:
+    """A module that calls `log` with itself in training steps over such batches."""
+
+    class Logs(Tiny):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            log(self)
+            return None
+
+        def train_dataloader(self) -> Any:
+            return batches
+
+    return Logs()
+
+
+def test_an_ambiguous_batch_size_is_mentioned_once() -> None:
+    """Tensors of different lengths in a batch are mentioned once, with the length that is taken, where a
+    mean over the epoch depends on it.
+    """
+    batches = [(torch.zeros(2), torch.zeros(5)), (torch.zeros(6), torch.zeros(5))]
+
+    def log(module: Any) -> None:
+        module.log("x", float(module.global_step), on_epoch=True)
+        module.log("y", 1.0, on_epoch=True, reduce_fx="max")
+
+    trainer = quiet_trainer(max_epochs=2)
+    with pytest.warns(UserWarning, match=r"self\.log\('x'.*2, 5 rows: the first, 2.*batch_size=") as told:
+        trainer.fit(with_batches(batches, log))
+    assert len(told) == 1
+    assert trainer.callback_metrics["x_epoch"].item() == pytest.approx((2 * 2 + 3 * 6) / 8)
+    quiet_trainer().fit(
+        with_batches(batches, lambda module: module.log("x", 1.0, batch_size=2, on_epoch=True))
+    )
+    quiet_trainer().fit(with_batches(batches, lambda module: module.log("x", 1.0)))
+
+
+def test_a_batch_without_tensors_needs_a_batch_size() -> None:
+    """Where no size is found in a batch, a mean over the epoch needs batch_size; nothing else does."""
+    with pytest.raises(
+        MisconfigurationError, match=r"self\.log\('x'.*no tensor in the batch, a dict.*batch_size"
+    ):
+        quiet_trainer().fit(with_batches([{"a": 1}], lambda module: module.log("x", 1.0, on_epoch=True)))
+
+    def log(module: Any) -> None:
+        module.log("step", 1.0)
+        module.log("sum", 2.0, on_epoch=True, reduce_fx="sum")
+        module.log("mean", 3.0, on_epoch=True, batch_size=4)
+
+    quiet_trainer().fit(with_batches([{"a": 1}], log))
+
+
+@pytest.mark.parametrize("logged", [True, False])
+def test_a_loss_that_is_not_finite_is_mentioned_once(logged: bool) -> None:
+    """At a log point a NaN or an infinity among what is read, the loss included, is mentioned once with the
+    step, and training goes on.
+    """
+
+    class Explodes(Everything):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            if self.global_step >= 2:
+                loss = loss * math.inf
+            self.log("train_loss", loss if logged else torch.ones(()))
+            return {"loss": loss}
+
+    trainer = quiet_trainer(limit_val_batches=0, max_epochs=2, log_every_n_steps=3)
+    name = "the loss is inf, train_loss is inf" if logged else "the loss is inf"
+    with pytest.warns(UserWarning, match=rf"After 3 optimizer steps {name}\. Training goes on") as told:
+        trainer.fit(Explodes())
+    assert len(told) == 1
+    assert trainer.global_step == 10
+
+
 @pytest.mark.parametrize(
-    ("batch", "size"),
+    ("arguments", "message"),
     [
-        (torch.zeros(3, 2), 3),
-        (torch.zeros(()), 1),
-        ([torch.zeros(5), torch.zeros(7)], 5),
-        ({"x": {"y": (torch.zeros(6, 1),)}, "z": torch.zeros(2)}, 6),
-        ([1, None, {"a": torch.zeros(4)}], 4),
-        ([], 1),
-        (None, 1),
-        (12, 1),
+        ({"on_step": False, "on_epoch": False}, "records nothing. Set one of the two to True"),
+        ({"sync_dist": True, "sync_dist_group": "all"}, None),
     ],
 )
-def test_the_batch_size_is_that_of_the_first_tensor(batch: Any, size: int) -> None:
-    """Weights come from the first tensor that is found in a batch, depth first; 1 without one."""
-    assert batch_size_of(batch) == size
+def test_arguments_that_cannot_work_are_refused(arguments: dict[str, Any], message: str | None) -> None:
+    """Logging for neither step nor epoch is refused; without other ranks a group has no effect."""
+    module = saying("training_step", lambda module, times: module.log("x", 1.0, **arguments))
+    if message is None:
+        quiet_trainer().fit(module)
+        return
+    with pytest.raises(MisconfigurationError, match=message):
+        quiet_trainer().fit(module)
+
+
+def test_a_name_must_not_have_a_loaders_number() -> None:
+    """A name with /dataloader_idx_ in it is refused, unless numbers are not added."""
+    with pytest.raises(MisconfigurationError, match="a loader's number in its name"):
+        quiet_trainer().fit(saying("training_step", lambda module, _: module.log("x/dataloader_idx_0", 1.0)))
+    module = saying(
+        "training_step", lambda module, _: module.log("x/dataloader_idx_0", 1.0, add_dataloader_idx=False)
+    )
+    quiet_trainer().fit(module)
+
+
+def test_a_callbacks_own_log_is_the_modules() -> None:
+    """self.log and self.log_dict of a callback record what pl_module.log would in the same hook; outside of
+    a call the first of them warns, also in a copy.
+    """
+
+    class Logs(pl.Callback):
+        def on_train_batch_end(
+            self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
+            self.log("mine", float(batch_idx), on_epoch=True, reduce_fx="sum")
+
+        def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            self.log_dict({"one": 1.0, "two": 2.0}, prog_bar=True)
+
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            self.copied = copy.deepcopy(self)
+
+    logs = Logs()
+    trainer = quiet_trainer(logs)
+    trainer.fit(Everything())
+    assert values(trainer.callback_metrics) == {
+        "mine": 10.0,
+        "mine_step": 4.0,
+        "mine_epoch": 10.0,
+        "one": 1.0,
+        "two": 2.0,
+    }
+    assert trainer.progress_bar_metrics == {"one": 1.0, "two": 2.0}
+    for callback in (logs, logs.copied):
+        with pytest.warns(UserWarning, match=r"Logs\.log\(\) was called without a Trainer"):
+            callback.log("x", 1.0)
+        callback.log_dict({"x": 1.0})
+
+
+def test_hooks_must_not_log_through_a_callback_either() -> None:
+    """A callback's own log is refused where the module's is."""
+
+    class Logs(pl.Callback):
+        def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+            self.log("x", 1.0)
+
+    with pytest.raises(MisconfigurationError, match="not allowed in on_fit_start"):
+        quiet_trainer(Logs()).fit(Everything())
+
+
+def test_hooks_see_the_loss_as_the_step_returned_it() -> None:
+    """The loss in a hook's outputs is not divided by the number of accumulated batches."""
+    seen: list[tuple[float, float]] = []
+
+    class Keeps(Everything):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.returned = super().training_step(batch, batch_idx)
+            return self.returned
+
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            seen.append((outputs["loss"].item(), self.returned.item()))
+
+    quiet_trainer(accumulate_grad_batches=2, limit_val_batches=0).fit(Keeps())
+    assert len(seen) == 5
+    assert [left for left, _ in seen] == [right for _, right in seen]
 
 
 def test_log_outside_of_a_call_says_so() -> None:

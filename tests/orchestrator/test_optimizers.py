@@ -100,7 +100,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: {"optimizer": [ONE]},
         r"a list of \['SGD'\] as 'optimizer'",
     ),
-    "an optimizer as scheduler": (lambda: ([ONE], [TWO]), r"a SGD as a scheduler.*step\(\), state_dict\(\)"),
+    "an optimizer as scheduler": (lambda: ([ONE], [TWO]), r"a SGD as a scheduler.*state_dict\(\)"),
     "a list of schedulers in a dictionary": (
         lambda: {"optimizer": ONE, "lr_scheduler": [STEP]},
         r"a list of \['StepLR'\] as a scheduler",
@@ -173,9 +173,37 @@ def test_several_optimizers_are_refused() -> None:
         return [SGD([first], lr=0.1), SGD(rest, lr=0.1)]
 
     with pytest.raises(
-        MisconfigurationError, match=r"returned 2 optimizers.*put all parameters into its groups"
+        MisconfigurationError,
+        match=r"returned 2 optimizers.*put all parameters into its groups.*automatic_optimization = False",
     ):
         quiet_trainer().fit(Tiny(configure), loader(4))
+
+
+def test_a_scheduler_of_ones_own_needs_a_hook_that_steps_it() -> None:
+    """A scheduler that is none of torch's is refused, unless the module overrides lr_scheduler_step."""
+
+    class Foreign:
+        def state_dict(self) -> dict[str, Any]:
+            return {}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            """Do nothing."""
+
+    def configure(parameters: Any) -> Any:
+        return [SGD(parameters, lr=0.1)], [Foreign()]
+
+    with pytest.raises(MisconfigurationError, match=r"a Foreign as a scheduler.*define lr_scheduler_step"):
+        quiet_trainer().fit(Tiny(configure), loader(4))
+
+    class Steps(Tiny):
+        stepped = 0
+
+        def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+            self.stepped += isinstance(scheduler, Foreign)
+
+    module = Steps(configure)
+    quiet_trainer(max_epochs=2).fit(module, loader(4))
+    assert module.stepped == 2
 
 
 @pytest.mark.parametrize("returned", [None, [], ([], [])])
@@ -265,12 +293,13 @@ def test_plateaus_watch_the_validation_that_has_just_run() -> None:
 
 
 def test_the_module_finds_its_optimizer_and_scheduler() -> None:
-    """self.optimizers() and self.lr_schedulers() return the user's own objects."""
+    """self.optimizers(False), .optimizer and self.lr_schedulers() return the user's own objects."""
     found: list[Any] = []
 
     class Looks(Tiny):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
-            found.append((self.optimizers(), self.lr_schedulers()))
+            assert self.optimizers().optimizer is self.trainer.strategy.optimizers[0]
+            found.append((self.optimizers(use_pl_optimizer=False), self.lr_schedulers()))
             return loss_of(self.net, batch)
 
     built: list[tuple[Optimizer, LRScheduler]] = []

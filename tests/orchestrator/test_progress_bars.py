@@ -161,3 +161,91 @@ progress.close()
     assert (tmp_path / "out.txt").read_text() == "to the file\n"
     assert len(shown) == 1
     assert shown[0].startswith("Epoch 0/1 ")
+
+
+def test_only_the_last_epoch_stays_if_that_is_wanted(terminal: tuple[int, int]) -> None:
+    """With leave=False an epoch's bar takes the place of the one before."""
+    shown = run_in_terminal(
+        terminal,
+        """
+from orchestrator.callbacks import RichProgressBar
+progress = Progress(bar=RichProgressBar(leave=False))
+for epoch in range(2):
+    at("train", 1, 2, epoch=epoch)
+    at("validate", 4, 4, epoch=epoch, done=True)
+    at("train", 2, 2, epoch=epoch, done=True, metrics={"val": epoch + 0.5})
+progress.close()
+""",
+    )
+    assert len(shown) == 1
+    assert shown[0].startswith("Epoch 1/1 ")
+    assert shown[0].endswith("val 1.5")
+
+
+def test_a_theme_says_how_metrics_are_written(terminal: tuple[int, int]) -> None:
+    """Format and delimiter are the theme's."""
+    shown = run_in_terminal(
+        terminal,
+        """
+from orchestrator.callbacks import RichProgressBar, RichProgressBarTheme
+theme = RichProgressBarTheme(metrics_format=".1e", metrics_text_delimiter=" | ", metrics="bold red")
+progress = Progress(bar=RichProgressBar(theme=theme))
+at("train", 2, 2, epoch=0, done=True, metrics={"loss": 0.5, "v_num": 3})
+progress.close()
+""",
+    )
+    assert shown[0].endswith("loss 5.0e-01 | v_num 3")
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize("leave", [True, False])
+def test_tqdm_draws_the_same_records(terminal: tuple[int, int], leave: bool) -> None:
+    """TQDMProgressBar draws tqdm's bars: prints stand above, validation leaves no line, epochs as asked."""
+    shown = run_in_terminal(
+        terminal,
+        f"""
+import threading
+from orchestrator.callbacks import TQDMProgressBar
+progress = Progress(bar=TQDMProgressBar(leave={leave}))
+for epoch in range(2):
+    at("train", 1, 2, epoch=epoch)
+    print("out", epoch)
+    print("err", epoch, file=sys.stderr)
+    at("validate", 2, 4, epoch=epoch)
+    at("validate", 4, 4, epoch=epoch, done=True)
+    at("train", 2, 2, epoch=epoch, done=True, metrics={{"val": epoch + 0.5}})
+progress.message("the end")
+progress.close()
+assert threading.active_count() == 1
+print("after")
+""",
+    )
+    words = [line.split(":")[0] for line in shown]
+    last = ["the end", "Epoch 1/1"]
+    if leave:
+        last.reverse()
+        assert words == ["out 0", "err 0", "Epoch 0/1", "out 1", "err 1", *last, "after"]
+    else:
+        assert words == ["out 0", "err 0", "out 1", "err 1", *last, "after"]
+    assert "100%" in next(line for line in shown if line.startswith("Epoch 1/1"))
+    assert any("val 1.5" in line for line in shown)
+
+
+@pytest.mark.extras
+def test_tqdm_bars_can_be_changed_by_a_subclass(terminal: tuple[int, int]) -> None:
+    """What an init_*_tqdm method returns is the bar that is drawn."""
+    shown = run_in_terminal(
+        terminal,
+        """
+from orchestrator.callbacks import TQDMProgressBar
+class Own(TQDMProgressBar):
+    def init_test_tqdm(self):
+        bar = super().init_test_tqdm()
+        bar.bar_format = "my own: {n_fmt}/{total_fmt}"
+        return bar
+progress = Progress(bar=Own())
+at("test", 3, 3, epoch=0, done=True)
+progress.close()
+""",
+    )
+    assert shown == ["my own: 3/3"]

@@ -7,6 +7,7 @@ import math
 import os
 import pickle
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from orchestrator.errors import MisconfigurationError
 from orchestrator.loggers import CSVLogger, TensorBoardLogger
 from orchestrator.loggers.dummy import DummyLogger
 from orchestrator.settings import Settings
+from orchestrator.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy
 
 
 def settings(**arguments: Any) -> Settings:
@@ -36,12 +38,15 @@ DEFAULTS = {
     "min_epochs": None,
     "max_steps": -1,
     "min_steps": None,
+    "max_time": None,
     "limit_train_batches": None,
     "limit_val_batches": None,
     "limit_test_batches": None,
     "limit_predict_batches": None,
+    "overfit_batches": 0.0,
     "val_check_interval": 1.0,
     "check_val_every_n_epoch": 1,
+    "reload_dataloaders_every_n_epochs": 0,
     "num_sanity_val_steps": 2,
     "log_every_n_steps": 50,
     "accumulate_grad_batches": 1,
@@ -53,8 +58,16 @@ DEFAULTS = {
     "join_uneven": False,
     "enable_checkpointing": True,
     "enable_progress_bar": True,
+    "enable_model_summary": True,
+    "enable_autolog_hparams": True,
+    "barebones": False,
     "resources_per_worker": None,
     "threads_per_worker": None,
+    "sync_batchnorm": False,
+    "deterministic": False,
+    "benchmark": None,
+    "detect_anomaly": False,
+    "compile": None,
     "start_timeout_s": 60.0,
     "collective_timeout_s": 1800.0,
 }
@@ -65,17 +78,33 @@ ACCEPTED: list[tuple[str, Any, Any]] = [
     ("strategy", "ddp", "ddp"),
     ("strategy", "ddp_find_unused_parameters_true", "ddp"),
     ("strategy", "ddp_find_unused_parameters_false", "ddp"),
+    ("strategy", "single_device", "single"),
+    ("strategy", "ddp_spawn", "ddp"),
+    ("strategy", "ddp_fork_find_unused_parameters_false", "ddp"),
+    ("strategy", "ddp_notebook_find_unused_parameters_true", "ddp"),
+    ("strategy", "fsdp", "fsdp"),
+    ("strategy", DDPStrategy(static_graph=True), "ddp"),
+    ("strategy", SingleDeviceStrategy(), "single"),
+    ("strategy", FSDPStrategy(), "fsdp"),
+    ("accelerator", "CPU", "cpu"),
+    ("devices", "2", 2),
     ("devices", 1, 1),
     ("devices", "1", 1),
     ("devices", -1, "auto"),
     ("devices", "-1", "auto"),
+    ("precision", 64, "64-true"),
+    ("precision", "64", "64-true"),
+    ("precision", "64-true", "64-true"),
+    ("precision", "16-true", "16-true"),
+    ("precision", "bf16-true", "bf16-true"),
     ("precision", 32, "32-true"),
     ("precision", "32", "32-true"),
     ("precision", None, "32-true"),
-    ("precision", 16, "16-mixed"),
-    ("precision", "16", "16-mixed"),
     ("precision", "bf16", "bf16-mixed"),
     ("precision", "bf16-mixed", "bf16-mixed"),
+    ("max_time", "01:00:00:30", timedelta(days=1, seconds=30)),
+    ("max_time", {"hours": 2}, timedelta(hours=2)),
+    ("max_time", timedelta(minutes=3), timedelta(minutes=3)),
     ("fast_dev_run", True, 1),
     ("fast_dev_run", 3, 3),
     ("max_epochs", 0, 0),
@@ -91,6 +120,12 @@ ACCEPTED: list[tuple[str, Any, Any]] = [
     ("val_check_interval", 0.25, 0.25),
     ("val_check_interval", 1, 1),
     ("val_check_interval", None, 1.0),
+    ("val_check_interval", 3.0, 3),
+    ("val_check_interval", "01:00:00:30", timedelta(days=1, seconds=30)),
+    ("val_check_interval", {"minutes": 2}, timedelta(seconds=120)),
+    ("val_check_interval", timedelta(seconds=5), timedelta(seconds=5)),
+    ("overfit_batches", 2, 2),
+    ("overfit_batches", 0.5, 0.5),
     ("num_sanity_val_steps", None, 2),
     ("num_sanity_val_steps", -1, -1),
     ("num_sanity_val_steps", 0, 0),
@@ -103,6 +138,12 @@ ACCEPTED: list[tuple[str, Any, Any]] = [
     ("enable_checkpointing", False, False),
     ("resources_per_worker", {"GPU": 0.5, "CPU": 2}, (("CPU", 2.0), ("GPU", 0.5))),
     ("threads_per_worker", 3, 3),
+    ("deterministic", None, False),
+    ("deterministic", "warn", "warn"),
+    ("benchmark", False, False),
+    ("compile", False, None),
+    ("compile", True, {}),
+    ("compile", {"fullgraph": True}, {"fullgraph": True}),
     ("start_timeout_s", 1, 1),
     ("collective_timeout_s", 7200, 7200),
 ]
@@ -110,27 +151,41 @@ ACCEPTED: list[tuple[str, Any, Any]] = [
 _WHOLE = [-2, 1.0, 2.5, True, "3", [1]]
 _SHARE = [-1, -0.5, math.nan, math.inf, 1.5, True, "all"]
 REFUSED: dict[str, tuple[list[Any], str]] = {
-    "accelerator": (["tpu", "cpus", None, 1], "Use one of auto, cpu, gpu, cuda."),
+    "accelerator": (["tpu", "HPU", "cpus", None, 1], "Use one of auto, cpu, gpu, cuda, mps."),
     "strategy": (
-        ["fsdp", "single_device", "ddp_find_unused_parameters", None, 3],
-        "Use one of auto, single, ddp, ddp_find_unused_parameters_true, ddp_find_unused_parameters_false.",
+        ["ddpp", "ddp_find_unused_parameters", None, 3],
+        "Use 'auto', 'single', 'ddp', 'fsdp', or one of orchestrator.strategies, such as DDPStrategy(...).",
     ),
-    "devices": ([0, -2, True, 1.5, "0", "two", [0], None], "Use a whole number of at least 1, or 'auto'."),
+    "devices": (
+        [0, -2, True, 1.5, "0", "two", [], "a,b", [-1], [True], None],
+        "Use a whole number of at least 1, 'auto', or on GPUs a list of their numbers like [0, 1].",
+    ),
+    "deterministic": (["yes", 2], "Use True, False or 'warn'."),
+    "benchmark": ([1, "yes"], "Use True or False."),
+    "compile": (["inductor", 1], "Use True, False, or a dictionary"),
+    "sync_batchnorm": ([None, 0], "Use True or False."),
+    "detect_anomaly": ([None, 0], "Use True or False."),
     "num_nodes": ([*_WHOLE, 0, None], "Use a whole number of at least 1."),
-    "precision": (["64", "fp16", 8, True, [32]], "Use 32, 'bf16-mixed' or '16-mixed'."),
+    "precision": (
+        ["65", "fp16", 4, 32.0, True, [32]],
+        "Use 64, 32, 16, 'bf16', 8, or one of",
+    ),
     "fast_dev_run": ([-1, 1.0, "yes", None], "Use True, False, or a number of batches."),
     "max_epochs": (_WHOLE, "Use a whole number of at least -1 or None."),
     "min_epochs": ([*_WHOLE, -1], "Use a whole number of at least 0 or None."),
-    "max_steps": ([*_WHOLE, None], "Use a whole number of at least -1."),
+    "max_steps": (_WHOLE, "Use a whole number of at least -1."),
     "min_steps": ([*_WHOLE, -1], "Use a whole number of at least 0 or None."),
+    "max_time": (["1:00", "0:25:00:00", {"hour": 1}, 60, timedelta(seconds=-1)], "as 'DD:HH:MM:SS'."),
     "limit_train_batches": (_SHARE, "whole number of batches|a share from 0.0 to 1.0"),
     "limit_val_batches": (_SHARE, "whole number of batches|a share from 0.0 to 1.0"),
     "limit_test_batches": (_SHARE, "whole number of batches|a share from 0.0 to 1.0"),
     "limit_predict_batches": (_SHARE, "whole number of batches|a share from 0.0 to 1.0"),
     "val_check_interval": (
-        [0, 0.0, -1, -0.5, 1.5, True, "1", math.nan],
-        "Use a share of the epoch above 0.0 up to 1.0, or a whole number of batches.",
+        [0, 0.0, -1, -0.5, 1.5, True, "1", "1:00", "00:25:00:00", {"foo": 1}, {"seconds": -1}, math.nan],
+        "'DD:HH:MM:SS'.",
     ),
+    "overfit_batches": (_SHARE, "whole number of batches|a share from 0.0 to 1.0"),
+    "reload_dataloaders_every_n_epochs": ([*_WHOLE, -1, None], "Use a whole number of at least 0."),
     "check_val_every_n_epoch": ([*_WHOLE, 0], "Use a whole number of at least 1 or None."),
     "num_sanity_val_steps": (_WHOLE, "Use a whole number of at least -1 or None."),
     "log_every_n_steps": ([*_WHOLE, 0], "Use a whole number of at least 1 or None."),
@@ -143,6 +198,9 @@ REFUSED: dict[str, tuple[list[Any], str]] = {
     "join_uneven": ([None, 0], "Use True or False."),
     "enable_checkpointing": ([1, "yes"], "Use True or False."),
     "enable_progress_bar": ([1, "yes"], "Use True or False."),
+    "enable_model_summary": ([1, "yes"], "Use True or False."),
+    "enable_autolog_hparams": ([None, 1], "Use True or False."),
+    "barebones": ([None, 1], "Use True or False."),
     "default_root_dir": ([3, ["runs"]], "Use a path."),
     "resources_per_worker": (
         [{"CPU": -1}, {"CPU": "1"}, {1: 1}, {"CPU": math.nan}, 2],
@@ -163,7 +221,7 @@ def test_every_argument_has_its_documented_default() -> None:
 
 def test_the_lists_of_this_file_are_complete() -> None:
     """Every argument of the Trainer that is a setting has a default and a refused value in this file."""
-    objects = {"logger", "callbacks", "scaling_config", "placement_group"}
+    objects = {"logger", "callbacks", "plugins", "profiler", "scaling_config", "placement_group"}
     names = set(inspect.signature(pl.Trainer).parameters) - objects - {"unknown"}
     assert names == DEFAULTS.keys() | {"default_root_dir"}
     assert names == REFUSED.keys()
@@ -194,7 +252,7 @@ def test_a_wrong_value_is_refused_with_advice(name: str, value: Any, advice: str
         settings(**{name: value})
     text = str(error.value)
     assert text.startswith(f"Trainer({name}={value!r})")
-    alternatives = advice.split("|") if name.startswith("limit_") else [advice]
+    alternatives = advice.split("|")
     assert any(alternative in text for alternative in alternatives)
 
 
@@ -263,17 +321,17 @@ def test_fast_dev_run_sets_what_it_says() -> None:
     assert (found.max_epochs, found.max_steps, found.num_sanity_val_steps) == (1, 3, 0)
     assert (found.val_check_interval, found.check_val_every_n_epoch) == (1.0, 1)
     assert [type(item) for item in trainer.loggers] == [DummyLogger]
-    assert trainer.callbacks == []
+    assert trainer.checkpoint_callbacks == []
     assert trainer.fast_dev_run is True
 
 
 def test_the_strategys_long_names_carry_an_option() -> None:
     """The names that Lightning has for unused parameters are ddp with that option, and ddp alone has none."""
     found = [
-        settings(strategy=name).ddp_options
+        settings(strategy=name).strategy_spec
         for name in ("ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
     ]
-    assert found == [{}, {"find_unused_parameters": True}, {"find_unused_parameters": False}]
+    assert found == [DDPStrategy(find_unused_parameters=unused) for unused in (False, True, False)]
 
 
 def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,8 +372,9 @@ def test_loggers_may_be_left_out_one_or_several(tmp_path: Path) -> None:
 def test_callbacks_are_ordered_and_checked() -> None:
     """Callbacks keep their order, those that save come last; classes and strangers are refused."""
     saves, stops, other = ModelCheckpoint(), EarlyStopping("x"), pl.Callback()
-    assert pl.Trainer(logger=False, callbacks=[saves, stops, other]).callbacks == [stops, other, saves]
-    assert pl.Trainer(logger=False, callbacks=other, enable_checkpointing=False).callbacks == [other]
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    assert pl.Trainer(**quiet, callbacks=[saves, stops, other]).callbacks == [stops, other, saves]
+    assert pl.Trainer(**quiet, callbacks=other, enable_checkpointing=False).callbacks == [other]
     with pytest.raises(MisconfigurationError, match="Give an instance, not the class"):
         pl.Trainer(logger=False, callbacks=[EarlyStopping])  # type: ignore[list-item]
     with pytest.raises(MisconfigurationError, match=r"has 3, which is not a callback\. Subclass"):
@@ -334,7 +393,7 @@ def test_two_callbacks_need_two_state_keys() -> None:
 
 def test_checkpointing_is_on_once() -> None:
     """A ModelCheckpoint is added unless there is one or none is wanted; both at once are refused."""
-    assert [type(item) for item in pl.Trainer(logger=False).callbacks] == [ModelCheckpoint]
+    assert [type(item) for item in pl.Trainer(logger=False).checkpoint_callbacks] == [ModelCheckpoint]
     given = ModelCheckpoint()
     assert pl.Trainer(logger=False, callbacks=given).checkpoint_callbacks == [given]
     assert pl.Trainer(logger=False, enable_checkpointing=False).checkpoint_callback is None

@@ -88,6 +88,7 @@ def quiet_trainer(*callbacks: pl.Callback, **arguments: Any) -> pl.Trainer:
         "logger": False,
         "enable_checkpointing": False,
         "enable_progress_bar": False,
+        "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
     return pl.Trainer(accelerator="cpu", devices=1, callbacks=list(callbacks), **{**defaults, **arguments})

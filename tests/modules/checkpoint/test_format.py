@@ -272,12 +272,6 @@ def test_a_bare_pickle_with_code_is_refused_without_running_it(tmp_path: Path) -
     assert not trace.exists()
 
 
-def test_objects_of_unknown_classes_are_refused(tmp_path: Path) -> None:
-    """An object that is not plain is refused by the name of its class."""
-    error = attempt(tmp_path, saved({"state_dict": {}, "args": argparse.Namespace()}))
-    assert "it holds argparse.Namespace" in str(error)
-
-
 @pytest.mark.parametrize(
     ("content", "held"),
     [

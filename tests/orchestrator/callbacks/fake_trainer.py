@@ -12,6 +12,7 @@ import torch
 
 from orchestrator.callbacks import Callback
 from orchestrator.loggers import Logger
+from orchestrator.plugins import Plugins
 
 
 class FakeTrainer:
@@ -24,6 +25,7 @@ class FakeTrainer:
         self.metrics: dict[str, float] = {}
         self.current_epoch = 0
         self.global_step = 0
+        self.plugins = Plugins()
         self.global_rank = 0
         self.world_size = 1
         self.strategy: Any = None
@@ -37,6 +39,7 @@ class FakeTrainer:
         self.ckpt_path: str | None = None
         self.state = SimpleNamespace(fn="fit", past_batches=0)
         self.engine = SimpleNamespace(feed=SimpleNamespace(is_last=False))
+        self.plugins = SimpleNamespace(checkpoint_io=None)
         self.saved: list[str] = []
         self.fails = False
         for name, value in changes.items():

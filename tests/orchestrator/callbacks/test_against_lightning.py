@@ -90,6 +90,10 @@ def found(callback: Any, directory: Path) -> dict[str, Any]:
         ({"monitor": "v", "save_top_k": -1}, {"val_check_interval": 0.5}),
         ({"monitor": "v", "save_top_k": 2}, {"check_val_every_n_epoch": 2}),
         ({"save_top_k": -1, "save_on_train_epoch_end": False}, {}),
+        ({"monitor": "v", "enable_version_counter": False, "filename": "same", "save_top_k": 2}, {}),
+        ({"save_weights_only": True, "save_last": True}, {}),
+        ({"save_top_k": 0, "save_last": True}, {}),
+        ({"every_n_epochs": 2, "monitor": "v", "save_on_train_epoch_end": True}, {"val_check_interval": 2}),
     ],
 )
 def test_checkpoints_are_lightnings(

@@ -1,0 +1,125 @@
+"""Which checkpoint a call starts from: every form of ``ckpt_path``.
+
+Decided in the driver before anything starts, from what the callbacks have saved and from what lies in the
+directories that they were told. What cannot be found is an error that says what can be given, but for
+``"last"``: a script that is started for the first time, and again after a failure, says it both times.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import MisconfigurationError
+
+_RESUMES_ITSELF = "OnExceptionCheckpoint"
+
+
+def resolve_checkpoint(
+    fn: str,
+    ckpt_path: str | os.PathLike[str] | None,
+    savers: Sequence[Any],
+    *,
+    best: bool = False,
+    stacklevel: int = 2,
+) -> str | None:
+    """Return the path of the checkpoint that a call starts from, or None.
+
+    Args:
+        fn: The call.
+        ckpt_path: A path, ``"best"``, ``"last"`` or None.
+        savers: The callbacks that save checkpoints, in order.
+        best: No module was given to an evaluation: None stands for the best checkpoint, if there is one.
+        stacklevel: Of warnings: whose line they name, counted from the caller.
+
+    Raises:
+        MisconfigurationError: No such checkpoint was saved, or it is not a path of a local file.
+        FileNotFoundError: There is no such file.
+    """
+    best_paths = (str(item.best_model_path) for item in savers if hasattr(item, "best_model_path"))
+    best_path = next(best_paths, "")
+    if ckpt_path is None:
+        if best and best_path:
+            warnings.warn(
+                f"{fn}() was called without a module, so it takes the best checkpoint, {best_path}. Write "
+                f"{fn}(ckpt_path='best') to mean that, or {fn}(model) for the weights as they are.",
+                stacklevel=stacklevel + 1,
+            )
+            return best_path
+        itself = [item for item in savers if _is_a(item, _RESUMES_ITSELF)]
+        return _newest(itself) if fn == "fit" and itself else None
+    if not isinstance(ckpt_path, (str, os.PathLike)):
+        raise MisconfigurationError(f"{fn}(ckpt_path={ckpt_path!r}). Use a path, 'best', 'last' or None.")
+    name = os.fspath(ckpt_path)
+    if name == "best":
+        if not best_path:
+            raise MisconfigurationError(
+                f"{fn}(ckpt_path='best'): no checkpoint was saved yet. Fit with a ModelCheckpoint "
+                "first, or give a path."
+            )
+        return best_path
+    if name == "last":
+        found = _newest(savers)
+        if found is None:
+            warnings.warn(
+                f"{fn}(ckpt_path='last'): there is no last checkpoint yet, so the weights are taken as they "
+                "are. ModelCheckpoint(dirpath=..., save_last=True) writes one.",
+                stacklevel=stacklevel + 1,
+            )
+        return found
+    if name in ("hpc", "registry") or name.startswith("registry:"):
+        raise MisconfigurationError(
+            f"{fn}(ckpt_path={name!r}): checkpoints are not chosen by a scheduler or registry here. Give a "
+            "path, 'best' or 'last'."
+        )
+    if "://" in name:
+        raise MisconfigurationError(
+            f"{fn}(ckpt_path={name!r}): only local files can be read. Download it first, and give the path."
+        )
+    path = os.path.abspath(os.path.expanduser(name))
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{fn}(ckpt_path={name!r}): there is no file {path}.")
+    return path
+
+
+def check_weights_only(fn: str, weights_only: bool | None, stacklevel: int = 2) -> None:
+    """Say that ``weights_only=False`` changes nothing: what is in a checkpoint is never executed.
+
+    Raises:
+        MisconfigurationError: It is not True, False or None.
+    """
+    if weights_only not in (None, True, False):
+        raise MisconfigurationError(f"{fn}(weights_only={weights_only!r}). Use True or None.")
+    if weights_only is False:
+        warnings.warn(
+            f"{fn}(weights_only=False) changes nothing: a checkpoint is always read without running code "
+            "from it. Leave it out.",
+            stacklevel=stacklevel + 1,
+        )
+
+
+def _newest(savers: Sequence[Any]) -> str | None:
+    """Return the newest of the files that count as last, or None."""
+    paths = {path for item in savers for path in _last_files(item) if os.path.exists(path)}
+    return max(sorted(paths), key=os.path.getmtime) if paths else None
+
+
+def _last_files(saver: Any) -> list[str]:
+    found = [str(getattr(saver, "last_model_path", "") or "")]
+    if _is_a(saver, _RESUMES_ITSELF):
+        return [str(saver.ckpt_path)]
+    directory = getattr(saver, "dirpath", None)
+    if directory and os.path.isdir(directory):
+        start = str(getattr(saver, "CHECKPOINT_NAME_LAST", "last")).partition("{")[0]
+        end = str(getattr(saver, "FILE_EXTENSION", ".ckpt"))
+        entries = sorted(Path(directory).iterdir())
+        found += [str(item) for item in entries if item.name.startswith(start) and item.name.endswith(end)]
+    return [os.path.abspath(path) for path in found if path]
+
+
+def _is_a(item: Any, name: str) -> bool:
+    """Whether `item` is of a class of that name, ours or Lightning's."""
+    return any(kind.__name__ == name for kind in type(item).__mro__)

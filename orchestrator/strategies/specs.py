@@ -1,0 +1,175 @@
+"""What a user passes as ``Trainer(strategy=...)`` when a name does not say enough.
+
+A spec is a frozen value that is checked when it is made and travels to the workers; what runs there is made
+from it (`orchestrator.strategies.strategy.Strategy`). Names and meaning of the fields are PyTorch's. A value
+that cannot be is a `MisconfigurationError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, ClassVar
+
+from orchestrator.errors import MisconfigurationError, suggest
+
+BACKENDS = ("gloo", "nccl")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SingleDeviceStrategy:
+    """One process, one device.
+
+    Attributes:
+        device: Accepted for Lightning's sake; `Trainer(accelerator=..., devices=...)` says which device.
+    """
+
+    name: ClassVar[str] = "single"
+    device: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DDPStrategy:
+    """Every rank holds all weights, gradients are averaged by `torch.nn.parallel.DistributedDataParallel`.
+
+    Attributes:
+        find_unused_parameters: Some parameters get no gradient in some steps.
+        gradient_as_bucket_view: Gradients are views into the buffers that are reduced.
+        static_graph: The same parameters are used in every step.
+        bucket_cap_mb: Size of these buffers in MiB; torch's default when None.
+        broadcast_buffers: Rank 0's buffers are everybody's at each forward pass.
+        process_group_backend: ``"gloo"`` or ``"nccl"``; by the device when None.
+        timeout: How long a rank waits for another; `Trainer(collective_timeout_s=...)` when None.
+        ddp_comm_hook: ``hook(state, bucket) -> Future[Tensor]``, which reduces a bucket in DDP's place.
+        ddp_comm_state: The hook's first argument.
+    """
+
+    name: ClassVar[str] = "ddp"
+    find_unused_parameters: bool = False
+    gradient_as_bucket_view: bool = False
+    static_graph: bool = False
+    bucket_cap_mb: float | None = None
+    broadcast_buffers: bool = True
+    process_group_backend: str | None = None
+    timeout: timedelta | float | None = None
+    ddp_comm_hook: Callable[[Any, Any], Any] | None = None
+    ddp_comm_state: Any = None
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for name in (
+            "find_unused_parameters",
+            "gradient_as_bucket_view",
+            "static_graph",
+            "broadcast_buffers",
+        ):
+            _check_switch("DDPStrategy", name, getattr(self, name))
+        _check_backend("DDPStrategy", self.process_group_backend)
+        _check_timeout("DDPStrategy", self.timeout)
+        cap = self.bucket_cap_mb
+        if cap is not None and (isinstance(cap, bool) or not isinstance(cap, (int, float)) or not cap > 0):
+            raise MisconfigurationError(
+                f"DDPStrategy(bucket_cap_mb={cap!r}). Use a number of MiB above 0, or None."
+            )
+        if self.ddp_comm_hook is not None and not callable(self.ddp_comm_hook):
+            raise MisconfigurationError(
+                f"DDPStrategy(ddp_comm_hook={self.ddp_comm_hook!r}). Use a function of (state, bucket)."
+            )
+        if self.ddp_comm_state is not None and self.ddp_comm_hook is None:
+            raise MisconfigurationError(
+                "DDPStrategy(ddp_comm_state=...) has no ddp_comm_hook that would get it. Give both."
+            )
+
+    def ddp_arguments(self) -> dict[str, Any]:
+        """Return keyword arguments of `DistributedDataParallel`, without those that say what torch does
+        anyway.
+        """
+        found: dict[str, Any] = {"find_unused_parameters": self.find_unused_parameters}
+        for name in ("gradient_as_bucket_view", "static_graph"):
+            if getattr(self, name):
+                found[name] = True
+        if not self.broadcast_buffers:
+            found["broadcast_buffers"] = False
+        if self.bucket_cap_mb is not None:
+            found["bucket_cap_mb"] = self.bucket_cap_mb
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FSDPStrategy:
+    """Weights, gradients and optimizer state are dealt to the ranks by torch's ``fully_shard`` (FSDP2).
+
+    Attributes:
+        auto_wrap: Classes whose instances are gathered and let go one by one, a transformer's block, say;
+            everything else forms one unit. A module may also call ``fully_shard`` itself, in
+            ``configure_model``.
+        min_num_params: Submodules with at least so many parameters, outside of the units within them, form
+            units too; None for none.
+        reshard_after_forward: Let go of a unit's weights between forward and backward; torch's choice when
+            None.
+        cpu_offload: Keep shards in the memory of the host; needs GPUs.
+        process_group_backend: ``"gloo"`` or ``"nccl"``; by the device when None.
+        timeout: How long a rank waits for another; `Trainer(collective_timeout_s=...)` when None.
+    """
+
+    name: ClassVar[str] = "fsdp"
+    auto_wrap: type | tuple[type, ...] | list[type] | set[type] = ()
+    min_num_params: int | None = None
+    reshard_after_forward: bool | None = None
+    cpu_offload: bool = False
+    process_group_backend: str | None = None
+    timeout: timedelta | float | None = None
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        _check_switch("FSDPStrategy", "cpu_offload", self.cpu_offload)
+        if self.reshard_after_forward is not None:
+            _check_switch("FSDPStrategy", "reshard_after_forward", self.reshard_after_forward)
+        _check_backend("FSDPStrategy", self.process_group_backend)
+        _check_timeout("FSDPStrategy", self.timeout)
+        if not all(isinstance(item, type) for item in self.classes()):
+            raise MisconfigurationError(
+                f"FSDPStrategy(auto_wrap={self.auto_wrap!r}). Use a class of modules, or several in a tuple."
+            )
+        least = self.min_num_params
+        if least is not None and (isinstance(least, bool) or not isinstance(least, int) or least < 1):
+            raise MisconfigurationError(
+                f"FSDPStrategy(min_num_params={least!r}). Use a whole number of at least 1, or None."
+            )
+
+    def classes(self) -> tuple[Any, ...]:
+        """Return `auto_wrap` as a tuple."""
+        return (self.auto_wrap,) if isinstance(self.auto_wrap, type) else tuple(self.auto_wrap)
+
+
+Spec = SingleDeviceStrategy | DDPStrategy | FSDPStrategy
+
+
+def timeout_s(spec: Spec | None) -> float | None:
+    """Return a spec's timeout in seconds, or None where it says none."""
+    found = getattr(spec, "timeout", None)
+    return found.total_seconds() if isinstance(found, timedelta) else found
+
+
+def _check_switch(owner: str, name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise MisconfigurationError(f"{owner}({name}={value!r}). Use True or False.")
+
+
+def _check_backend(owner: str, value: Any) -> None:
+    if value is not None and value not in BACKENDS:
+        raise MisconfigurationError(
+            f"{owner}(process_group_backend={value!r}) is unknown.{suggest(value, BACKENDS)} "
+            "Use 'gloo', 'nccl' or None."
+        )
+
+
+def _check_timeout(owner: str, value: Any) -> None:
+    if value is None:
+        return
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < float("inf"):
+        raise MisconfigurationError(
+            f"{owner}(timeout={value!r}). Use a datetime.timedelta or a number of seconds, above 0."
+        )
