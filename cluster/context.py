@@ -105,6 +105,23 @@ class WorkerContext:
         self._mailbox.put("joined", b"", urgent=True)
         return generation
 
+    def hand_over(self, number: int, data: bytes) -> None:
+        """Give what this rank alone knows to the rank that holds copies of it, and wait for the copies that
+        this rank holds of others: so that no rank goes on from a step whose outcome could be lost.
+
+        Args:
+            number: Of the step; grows by one from one call to the next, and is the same on all ranks.
+            data: What a replacement of this rank needs; the last two are kept.
+
+        Raises:
+            PeerLost: A peer is gone; call `rejoin`.
+        """
+        self._membership.snapshots.hand_over(number, data)
+
+    def held(self) -> dict[int, dict[int, bytes]]:
+        """Return the copies that this rank holds of others: by rank, then by number."""
+        return self._membership.snapshots.held()
+
     def note_progress(self, count: int) -> None:
         """Tell the driver, with the next sign of life, how far the callable has come: a growing count."""
         if self._beacon is not None:
