@@ -123,6 +123,12 @@ class RankLoader:
             return f"{type(dataset).__qualname__}[{len(dataset)}]"
         return ""
 
+    @property
+    def skips_quickly(self) -> bool:
+        """Whether `iterate` goes to any place of the epoch at once, in this process."""
+        reader = self._reader
+        return isinstance(reader, DataLoader) and not _is_stream(reader) and reader.num_workers == 0
+
     def start_epoch(self, epoch: int) -> None:
         """Tell samplers and data sets that have ``set_epoch`` which epoch the next iteration reads."""
         self._epoch = epoch

@@ -58,10 +58,27 @@ class Resumed:
 
 def build(engine: Engine, weights_only: bool) -> dict[str, Any]:
     """Return the content of a checkpoint of the engine's run as it stands now. Communicates on a group."""
+    dropped: list[str] = []
+    content = _content(engine, weights_only, dropped)
+    return _plain(content, dropped, tells=engine.is_global_zero)
+
+
+def shared(engine: Engine) -> dict[str, Any]:
+    """Return what all ranks of a data-parallel run have alike, as it stands now and as it is: for a rank that
+    takes another's place. Communicates with nobody.
+    """
+    content = _content(engine, False, [], apart=True)
+    content["trainable"] = [name for name, item in engine.module.named_parameters() if item.requires_grad]
+    return content
+
+
+def _content(
+    engine: Engine, weights_only: bool, dropped: list[str], *, apart: bool = False
+) -> dict[str, Any]:
+    """Return a checkpoint's content; `apart` leaves out what each rank has for itself."""
     from orchestrator import __version__
 
     trainer = engine.trainer
-    dropped: list[str] = []
     is_last_batch = engine.feed is None or engine.feed.is_last
     weights = engine.strategy.module_state(engine.module)
     content = _weights(engine.module, weights, engine.datamodule, engine.state, is_last_batch, dropped)
@@ -85,13 +102,14 @@ def build(engine: Engine, weights_only: bool) -> dict[str, Any]:
             "scaler": engine.precision.state_dict(),
             "strategy": engine.strategy.state_dict(),
             "metrics": engine.board.state(),
-            **_progress(engine),
+            "counters": engine.state.counters(),
+            **({} if apart else _progress(engine)),
         }
         for hook in engine.hooks.of_callbacks("on_save_checkpoint"):
             hook(content)
     for hook in engine.hooks.of_module("on_save_checkpoint"):
         hook(content)
-    return _plain(content, dropped, tells=engine.is_global_zero)
+    return content
 
 
 def build_weights(
@@ -185,7 +203,6 @@ def _progress(engine: Engine) -> dict[str, Any]:
         "manual": {} if engine.manual is None else engine.manual.state_dict(),
     }
     return {
-        "counters": state.counters(),
         "cursor": cursor.to_dict(),
         "epoch_totals": [batches, samples],
         "ranks": engine.strategy.gather(own),
@@ -232,6 +249,19 @@ def restore_module(engine: Engine, content: dict[str, Any]) -> None:
             callback.load_state_dict(states[callback.state_key])
 
 
+def restore_shared(engine: Engine, content: dict[str, Any]) -> None:
+    """Take what `shared` returned on another rank; all ranks call `strategy.load_state_dict` afterwards."""
+    trainable = frozenset(content["trainable"])
+    for name, parameter in engine.module.named_parameters():
+        parameter.requires_grad_(name in trainable)
+    restore_module(engine, content)
+    for optimizer, saved in zip(engine.optimizers, content["optimizer_states"], strict=True):
+        engine.strategy.load_optimizer(optimizer, saved)
+    for config, saved in zip(engine.schedulers, content["lr_schedulers"], strict=True):
+        config.scheduler.load_state_dict(saved)
+    _take_ours(engine, {**content["orchestrator"], "strategy": {}})
+
+
 def restore_training(engine: Engine, content: dict[str, Any]) -> Resumed | None:
     """Take back optimizers, schedulers, scaler and counters; return what the loop needs to go on.
 
@@ -264,10 +294,7 @@ def restore_training(engine: Engine, content: dict[str, Any]) -> Resumed | None:
     if ours is None:
         _take_from_lightning(engine, content)
         return None
-    engine.precision.load_state_dict(ours.get("scaler") or {})
-    engine.strategy.load_state_dict(ours.get("strategy") or {})
-    engine.state.restore(ours["counters"])
-    engine.board.restore(ours["metrics"])
+    _take_ours(engine, ours)
     batches, samples = ours["epoch_totals"]
     ranks = ours["ranks"]
     mine = ranks[engine.place.rank] if engine.place.rank < len(ranks) else None
@@ -291,6 +318,13 @@ def restore_training(engine: Engine, content: dict[str, Any]) -> Resumed | None:
         gradients=mine["gradients"],
         manual=mine.get("manual", {}),
     )
+
+
+def _take_ours(engine: Engine, ours: dict[str, Any]) -> None:
+    engine.precision.load_state_dict(ours.get("scaler") or {})
+    engine.strategy.load_state_dict(ours.get("strategy") or {})
+    engine.state.restore(ours["counters"])
+    engine.board.restore(ours["metrics"])
 
 
 def _take_from_lightning(engine: Engine, content: dict[str, Any]) -> None:
