@@ -1,9 +1,9 @@
 """The LightningModule: a torch module that also says how to train, evaluate and optimise it.
 
 What a subclass may override is in `modules.module_hooks`; here is what it uses. The trainer attaches itself
-and a sink for `log` while it works; both are plain attributes, never part of the state dict, of a pickle or of
-a checkpoint. Used without a trainer, a LightningModule is an ordinary torch module, and `log` warns once and
-does nothing.
+and a sink for `log` while it works; both are plain attributes, never part of the state dict, of a pickle or
+of a checkpoint. Used without a trainer, a LightningModule is an ordinary torch module, and `log` warns once
+and does nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a LightningModule may override: its steps, its data, and the hooks between them.
 
 A hook that is not overridden is never called; what stands here is its signature and its meaning. A step or
-loader that is needed and not overridden is refused by the trainer before anything starts; called by hand it is
-a `NotImplementedError`.
+loader that is needed and not overridden is refused by the trainer before anything starts; called by hand it
+is a `NotImplementedError`.
 """
 
 from __future__ import annotations
