@@ -17,10 +17,10 @@ import torch
 from modules import rng
 from orchestrator import validation_schedule as validation
 from orchestrator.callbacks.timer import has_timer
-from orchestrator.errors import MisconfigurationError
 from orchestrator.feed import Feed, make_feed
 from orchestrator.foreign import meets_ranks, watches_metrics
-from orchestrator.optimizers import SchedulerConfig
+from orchestrator.sanity_check import sanity_check
+from orchestrator.scheduler_steps import SchedulerSteps
 from orchestrator.settings import DEFAULT_MAX_EPOCHS
 from orchestrator.step import build_empty_step, build_step
 from orchestrator.step_parts import EmptyStep, Step, StepParts, Window
@@ -63,25 +63,6 @@ def run_fit(engine: Engine) -> None:
     engine.call("on_train_end")
 
 
-def sanity_check(engine: Engine) -> None:
-    """Try some validation batches before training, leaving no trace in metrics and random streams."""
-    batches = engine.settings.num_sanity_val_steps
-    if not batches or engine.job.ckpt_path is not None or not engine.data.has_validation():
-        return
-    with rng.isolated():
-        engine.state.stage = "sanity"
-        engine.call("on_sanity_check_start")
-        engine.data.load_validation()
-        limits = [
-            min(batches, limit) if batches > 0 and limit is not None else batches if batches > 0 else limit
-            for limit in engine.data.val_limits
-        ]
-        if limits:
-            engine.evaluate("sanity", engine.data.val, limits)
-        engine.call("on_sanity_check_end")
-    engine.board.clear()
-
-
 class _Loop:
     """The training loop's own state: what is looked up once, and where the running epoch stands."""
 
@@ -92,7 +73,7 @@ class _Loop:
         self.feed = engine.feed = self.make_feed()
         self.loaded_for = engine.state.epoch
         self.manual = engine.manual
-        self.schedulers = engine.schedulers if self.manual is None else []
+        self.schedulers = SchedulerSteps(engine)
         self.window = Window()
         parts = StepParts(
             module=engine.module,
@@ -111,7 +92,6 @@ class _Loop:
         self.step: Step
         self.empty_step: EmptyStep
         self.build_steps()
-        self.take_schedulers()
         self.max_epochs = self.settings.max_epochs
         if (
             self.max_epochs is None
@@ -154,13 +134,6 @@ class _Loop:
         self.loaded_for = epoch
         self.engine.data.reload()
         self.feed = self.engine.feed = self.make_feed()
-
-    def take_schedulers(self) -> None:
-        """Look up which schedulers step when: a callback may have replaced one."""
-        self.schedulers = self.engine.schedulers if self.manual is None else []
-        by_step = [config for config in self.schedulers if config.interval == "step"]
-        self.step_schedulers = [config for config in by_step if not config.reduce_on_plateau]
-        self.plateau_step_schedulers = [config for config in by_step if config.reduce_on_plateau]
 
     # ---------------------------------------------------------------- ends
 
@@ -209,7 +182,7 @@ class _Loop:
             engine.accumulate = engine.trainer.accumulate_grad_batches
             feed.start(state.epoch)
             self.val_every = _validation_interval(engine, feed.num_batches)
-        self.take_schedulers()
+        self.schedulers.take()
         if engine.strategy.follow(engine.module):
             self.build_steps()
         complete = self.run_batches()
@@ -255,7 +228,7 @@ class _Loop:
         accumulate = engine.accumulate
         log_every = self.settings.log_every_n_steps
         alone = engine.strategy.world_size == 1
-        step_schedulers = self.step_schedulers
+        step_schedulers = self.schedulers.step_by_steps if self.schedulers.by_step else None
         max_steps = self.settings.max_steps
         val_every = self.val_every
         clock_decides = None if engine.validation_clock is None else engine.validation_clock.is_due
@@ -304,8 +277,8 @@ class _Loop:
             if window.last:
                 place = 0
                 state.windows += 1
-                if step_schedulers:
-                    self.step_by_steps(step_schedulers)
+                if step_schedulers is not None:
+                    step_schedulers()
             if feed.is_last:
                 self.exhaust()
             if batch_end and feed.has_batch:
@@ -351,8 +324,7 @@ class _Loop:
             window.by_hand = self.engine.strategy.world_size > 1  # its backward did not reduce
             self.empty_step(None, state.epoch_batches)
             state.windows += 1
-            if self.step_schedulers:
-                self.step_by_steps(self.step_schedulers)
+            self.schedulers.step_by_steps()
             if state.windows % self.settings.log_every_n_steps == 0:
                 self.engine.reporting.log_steps()
         self.exhaust()
@@ -362,7 +334,7 @@ class _Loop:
     def exhaust(self) -> None:
         """Note that the epoch's batches are used up, and step the schedulers that count epochs."""
         self.state.exhausted = True
-        self.step_by_epochs()
+        self.schedulers.step_by_epochs()
 
     def is_validation_due(self) -> bool:
         """Whether validation belongs after the batches that were run."""
@@ -394,8 +366,7 @@ class _Loop:
     def after_metrics(self) -> None:
         """Take note that validation has run: a checkpoint written from here on goes on behind it."""
         self.engine.rng_to_resume = None
-        for config in self.plateau_step_schedulers:
-            self.step_plateau(config)
+        self.schedulers.step_on_validation()
         self.state.validated = True
 
     def end_epoch(self, complete: bool) -> None:
@@ -411,10 +382,7 @@ class _Loop:
         if others or own:
             reduced = self.reduce_epoch()
         if complete:
-            for config in self.schedulers:
-                due = (state.epoch + 1) % config.frequency == 0
-                if config.interval == "epoch" and config.reduce_on_plateau and due:
-                    self.step_plateau(config)
+            self.schedulers.step_on_epoch_end()
         state.epoch_ended = complete
         for hook in engine.hooks.of_callbacks("on_train_epoch_end", watches_metrics):
             slots.enter("on_train_epoch_end")
@@ -432,37 +400,6 @@ class _Loop:
     def reduce_epoch(self) -> dict[tuple[str, str], float]:
         """Put the epoch's metrics on the board, reduced over ranks."""
         return self.engine.reporting.reduce(self.engine.train_slots, steps=True)
-
-    # ---------------------------------------------------------------- schedulers
-
-    def step_by_steps(self, configs: list[SchedulerConfig]) -> None:
-        """Step the schedulers that count optimizer steps."""
-        for config in configs:
-            if self.state.global_step % config.frequency == 0:
-                self.engine.step_scheduler(config, None)
-
-    def step_by_epochs(self) -> None:
-        """Step the schedulers that count epochs; before validation, like Lightning."""
-        for config in self.schedulers:
-            due = (self.state.epoch + 1) % config.frequency == 0
-            if config.interval == "epoch" and not config.reduce_on_plateau and due:
-                self.engine.step_scheduler(config, None)
-
-    def step_plateau(self, config: SchedulerConfig) -> None:
-        """Step a scheduler that watches a metric."""
-        metrics = self.engine.trainer.callback_metrics
-        value = metrics.get(config.monitor or "")
-        if value is None:
-            text = (
-                f"The scheduler watches {config.monitor!r}, which was not logged. There are "
-                f"{sorted(metrics)}. "
-                "Log it, or set 'strict': False to skip the scheduler until it appears."
-            )
-            if config.strict:
-                raise MisconfigurationError(text)
-            warnings.warn(text, stacklevel=2)
-            return
-        self.engine.step_scheduler(config, value)
 
 
 def _validation_interval(engine: Engine, num_batches: int | None) -> int:
