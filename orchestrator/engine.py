@@ -26,7 +26,6 @@ from orchestrator.checkpoint import contents
 from orchestrator.epoch_outputs import collectors
 from orchestrator.evaluate import evaluate, gradient_context
 from orchestrator.feed import Feed
-from orchestrator.fit import run_fit
 from orchestrator.hooks import HookTable, overrides
 from orchestrator.job import Job
 from orchestrator.lightning_optimizer import LightningOptimizer
@@ -43,6 +42,7 @@ from orchestrator.predictions import predictions_for
 from orchestrator.profilers.instruments import instruments_for
 from orchestrator.progress import ProgressRecord, as_shown
 from orchestrator.reporting import Reporting
+from orchestrator.run_fit import run_fit
 from orchestrator.strategies.making import make_strategy
 from orchestrator.strategies.strategy import Strategy
 from orchestrator.sweep.stopped import TrialStopped
@@ -394,15 +394,6 @@ class Engine:
         """Tell the user something, from rank 0."""
         if self.is_global_zero:
             self.place.emit(text)
-
-    def say_global_batch(self) -> None:
-        """Tell the user how many samples make one optimizer step, where that is known."""
-        plan = self.data.load_training().plan
-        if plan is None or not plan.num_batches:
-            return
-        ranks, batches = self.place.world_size, self.accumulate
-        size = plan.sizes(0)[0]
-        self.say(f"Global batch: {size * ranks * batches} = {size} x {ranks} ranks x {batches} accumulated.")
 
     def show(self, stage: str, batch: int, total: int | None, *, done: bool = False) -> None:
         """Send a progress record to the display."""

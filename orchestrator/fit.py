@@ -1,15 +1,14 @@
 """The training loop: epochs of batches, evaluation in between, an end when one of the limits is reached.
 
-Plain functions over an engine. Everything that a batch needs is looked up once before the first. A rank
-whose data ends before another's goes on without samples, so nobody waits for it; `Feed` knows how many
-samples each rank has.
+What a fit does before and after it is in `orchestrator.run_fit`. Everything that a batch needs is looked up
+once before the first. A rank whose data ends before another's goes on without samples, so nobody waits for
+it; `Feed` knows how many samples each rank has.
 """
 
 from __future__ import annotations
 
 import time
 import warnings
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,51 +18,17 @@ from orchestrator import validation_schedule as validation
 from orchestrator.callbacks.timer import has_timer
 from orchestrator.feed import Feed, make_feed
 from orchestrator.foreign import meets_ranks, watches_metrics
-from orchestrator.sanity_check import sanity_check
 from orchestrator.scheduler_steps import SchedulerSteps
 from orchestrator.settings import DEFAULT_MAX_EPOCHS
 from orchestrator.step import build_empty_step, build_step
 from orchestrator.step_parts import EmptyStep, Step, StepParts, Window
-from orchestrator.validation_schedule import ValidationClock
 
 if TYPE_CHECKING:
     from orchestrator.checkpoint.contents import Resumed
     from orchestrator.engine import Engine
 
 
-def run_fit(engine: Engine) -> None:
-    """Train until a limit is reached or somebody asks to stop."""
-    sanity_check(engine)
-    engine.state.stage = "train"
-    if engine.settings.limit_train_batches == 0:
-        return
-    engine.data.load_for_fit()
-    loop = _Loop(engine)
-    engine.agree_on_stopping()
-    if loop.feed.num_batches == 0:
-        return
-    if loop.is_over():
-        engine.say(f"Nothing is left to train: epoch {engine.state.epoch}, step {engine.state.global_step}.")
-        return
-    engine.say_global_batch()
-    engine.fold_seed()
-    if not engine.module.training:
-        warnings.warn(
-            f"{type(engine.module).__qualname__} is in eval mode and is trained in it: dropout is off, and "
-            "batch statistics stay. Call module.train() before fit, unless this is meant.",
-            stacklevel=2,
-        )
-    interval = engine.settings.val_check_interval
-    if isinstance(interval, timedelta):
-        engine.validation_clock = ValidationClock(interval, alone=engine.place.world_size == 1)
-    engine.call("on_train_start")
-    engine.agree_on_stopping()
-    while not loop.is_over():
-        loop.run_epoch()
-    engine.call("on_train_end")
-
-
-class _Loop:
+class TrainingLoop:
     """The training loop's own state: what is looked up once, and where the running epoch stands."""
 
     def __init__(self, engine: Engine) -> None:
