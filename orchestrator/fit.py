@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from modules import rng
 from orchestrator import validation_schedule as validation
 from orchestrator.callbacks.timer import has_timer
 from orchestrator.feed import Feed, make_feed
+from orchestrator.fit_validation import FitValidation
 from orchestrator.foreign import meets_ranks, watches_metrics
 from orchestrator.scheduler_steps import SchedulerSteps
 from orchestrator.settings import DEFAULT_MAX_EPOCHS
@@ -40,6 +40,7 @@ class TrainingLoop:
         self.manual = engine.manual
         self.schedulers = SchedulerSteps(engine)
         self.window = Window()
+        self.validation = FitValidation(engine, self.window, self.schedulers)
         parts = StepParts(
             module=engine.module,
             strategy=engine.strategy,
@@ -133,11 +134,11 @@ class TrainingLoop:
         if resumed is not None and state.epoch_batches:
             engine.train_slots.restore(resumed.metrics)
             feed.start(state.epoch, state.epoch_batches, resumed.reading, resumed.totals)
-            self.val_every = _validation_interval(engine, feed.num_batches)
+            self.val_every = self.validation.interval(feed.num_batches)
             self.window.last = self.manual is not None or not resumed.gradients
             feed.is_over = feed.is_over or state.exhausted
             if not state.validated and self.is_validation_due():
-                self.validate()
+                self.validation.run()
         else:
             if resumed is not None:
                 feed.restore(resumed.reading)
@@ -146,7 +147,7 @@ class TrainingLoop:
             engine.call("on_train_epoch_start")
             engine.accumulate = engine.trainer.accumulate_grad_batches
             feed.start(state.epoch)
-            self.val_every = _validation_interval(engine, feed.num_batches)
+            self.val_every = self.validation.interval(feed.num_batches)
         self.schedulers.take()
         if engine.strategy.follow(engine.module):
             self.build_steps()
@@ -270,11 +271,11 @@ class TrainingLoop:
                 if clock_decides is None
                 else clock_decides()
             ):
-                self.validate()
+                self.validation.run()
                 val_at += val_every
             if (trainer.should_stop if alone else engine.stop_agreed) and self.should_stop():
                 if val_every and not state.validated:
-                    self.validate()
+                    self.validation.run()
                 break
         if feed.is_over and not state.exhausted:
             self.end_late(place)
@@ -294,7 +295,7 @@ class TrainingLoop:
                 self.engine.reporting.log_steps()
         self.exhaust()
         if self.val_every == validation.AT_EPOCH_END and not state.validated and state.epoch_batches:
-            self.validate()
+            self.validation.run()
 
     def exhaust(self) -> None:
         """Note that the epoch's batches are used up, and step the schedulers that count epochs."""
@@ -311,28 +312,6 @@ class TrainingLoop:
     def carried_batches(self) -> int:
         """Return the batches of earlier epochs that count towards the next validation."""
         return validation.batches_carried(self.state.past_batches, self.settings.check_val_every_n_epoch)
-
-    def validate(self) -> None:
-        """Run validation, unless this epoch is one without."""
-        if not validation.validates_in(self.state.epoch, self.settings.check_val_every_n_epoch):
-            return
-        engine = self.engine
-        if self.window.last:
-            for hook in engine.hooks.of_module("on_validation_model_zero_grad"):
-                hook()
-        engine.rng_to_resume = rng.capture()
-        engine.evaluate("validate", engine.data.val, engine.data.val_limits, before_end=self.after_metrics)
-        if engine.validation_clock is not None:
-            engine.validation_clock.restart()
-        engine.agree_on_stopping()
-        if engine.untold:
-            engine.tell_standing()
-
-    def after_metrics(self) -> None:
-        """Take note that validation has run: a checkpoint written from here on goes on behind it."""
-        self.engine.rng_to_resume = None
-        self.schedulers.step_on_validation()
-        self.state.validated = True
 
     def end_epoch(self, complete: bool) -> None:
         """Reduce the epoch's metrics, call the hooks, step plateau schedulers, save."""
@@ -365,16 +344,6 @@ class TrainingLoop:
     def reduce_epoch(self) -> dict[tuple[str, str], float]:
         """Put the epoch's metrics on the board, reduced over ranks."""
         return self.engine.reporting.reduce(self.engine.train_slots, steps=True)
-
-
-def _validation_interval(engine: Engine, num_batches: int | None) -> int:
-    """Return after how many batches validation runs: -1 at the epoch's end, 0 never."""
-    return validation.batches_between(
-        val_check_interval=engine.settings.val_check_interval,
-        check_val_every_n_epoch=engine.settings.check_val_every_n_epoch,
-        batches_in_epoch=num_batches,
-        validates=any(limit != 0 for limit in engine.data.val_limits),
-    )
 
 
 def _visible(outputs: Any) -> Any:
