@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster.errors import ClusterError
+from cluster.failure import is_broken_link
 from cluster.heartbeat import Beacon
 from cluster.mailbox import Mailbox
 from cluster.membership import Membership
@@ -85,6 +86,12 @@ class WorkerContext:
     def generation(self) -> int:
         """How many times the group's processes had formed a process group before this one."""
         return self._membership.generation
+
+    def is_broken(self, error: BaseException) -> bool:
+        """Whether an exception comes of the loss of a peer: it says so, or it was raised by an operation of
+        torch after the driver has called for another generation.
+        """
+        return is_broken_link(error) or (isinstance(error, RuntimeError) and self._membership.is_broken)
 
     def rejoin(self) -> int:
         """Leave the broken process group, wait for the lost ranks' replacements, and form a new group.

@@ -62,6 +62,11 @@ class Membership:
         self._links: Links | None = None
         self.generation = -1
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether the present generation is given up."""
+        return self._given_up or self._wanted > self.generation
+
     def want(self, generation: int) -> None:
         """Say that the members are to form this generation; collectives of an older one fail at once."""
         with self._changed:

@@ -126,7 +126,7 @@ class RankLoader:
     def skips_quickly(self) -> bool:
         """Whether `iterate` goes to any place of the epoch at once, in this process."""
         reader = self._reader
-        return isinstance(reader, DataLoader) and not _is_stream(reader) and reader.num_workers == 0
+        return isinstance(reader, DataLoader) and not is_stream(reader) and reader.num_workers == 0
 
     def start_epoch(self, epoch: int) -> None:
         """Tell samplers and data sets that have ``set_epoch`` which epoch the next iteration reads."""

@@ -22,13 +22,13 @@ class RngMark(NamedTuple):
 
     Attributes:
         torch: Of the CPU, as bytes.
-        python: As ``random.getstate`` returns it.
+        python: As ``random.getstate`` returns it; None where it is known from another mark.
         numpy: As ``numpy.random.get_state`` returns it; None where NumPy is not loaded.
         cuda: Of each GPU, as tensors; None without.
     """
 
     torch: bytes
-    python: tuple[Any, ...]
+    python: tuple[Any, ...] | None
     numpy: tuple[Any, ...] | None
     cuda: tuple[torch.Tensor, ...] | None
 
@@ -45,9 +45,7 @@ class RngMarker:
     def take(self) -> RngMark:
         """Return the states as they are now."""
         cuda = tuple(torch.cuda.get_rng_state_all()) if torch.cuda.is_initialized() else None
-        return RngMark(
-            torch.get_rng_state().numpy().tobytes(), self._take_python(), self._take_numpy(), cuda
-        )
+        return RngMark(torch.get_rng_state().numpy().tobytes(), self._take_python(), self._take_numpy(), cuda)
 
     def _take_python(self) -> tuple[Any, ...]:
         now, before = random.getstate(), self._python
@@ -73,7 +71,8 @@ class RngMarker:
 
 def put(mark: RngMark) -> None:
     """Set all global generators to the states of a mark."""
-    random.setstate(mark.python)
+    if mark.python is not None:
+        random.setstate(mark.python)
     torch.set_rng_state(torch.frombuffer(bytearray(mark.torch), dtype=torch.uint8))
     if mark.numpy is not None:
         import numpy

@@ -118,17 +118,35 @@ class Feed:
         if self._kept is not None:
             self._kept.forget(before)
 
-    def go_back(self, batches: int, reading: ReadingState, totals: Sequence[int]) -> None:
-        """Stand after so many batches of the running epoch again: the next ones are the same. The caller sets
-        the random states that the process goes on with.
+    @property
+    def position(self) -> int:
+        """Batches of the epoch that were asked for."""
+        return self._index
+
+    def read_again(self, epoch: int, batches: int, reading: ReadingState, totals: Sequence[int]) -> Any:
+        """Stand after so many batches of an epoch, as `go_back`, and return the last of them; None where this
+        rank had none.
+        """
+        self.start(epoch, batches - 1, reading, totals)
+        assert self._iterator is not None
+        batch = next(self._iterator, None)
+        self._index = batches
+        self._begin()
+        return batch
+
+    def go_back(self, epoch: int, batches: int, reading: ReadingState, totals: Sequence[int]) -> None:
+        """Stand after so many batches of an epoch: the next ones are the same as before. The caller sets the
+        random states that the process goes on with.
 
         Args:
+            epoch: The epoch.
             batches: So many batches of this rank.
             reading: What `reading` returned there.
             totals: What `totals` returned there.
         """
-        if self._iterator is None or self._kept is None or not self._kept.go_back(batches):
-            self.start(self._epoch, batches, reading, totals)
+        kept = self._kept if self._epoch == epoch and self._iterator is not None else None
+        if kept is None or not kept.go_back(batches):
+            self.start(epoch, batches, reading, totals)
             return
         self._index, self._counted = batches, list(totals)
         self.has_batch, self.is_last = True, False

@@ -11,17 +11,16 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from orchestrator import validation_schedule as validation
 from orchestrator.callbacks.timer import has_timer
-from orchestrator.feed import Feed, make_feed
+from orchestrator.feed import Feed, ReadingState, make_feed
 from orchestrator.fit_validation import FitValidation
 from orchestrator.foreign import meets_ranks, watches_metrics
+from orchestrator.recovery import BatchEnd, Recovery, can_recover
 from orchestrator.scheduler_steps import SchedulerSteps
 from orchestrator.settings import DEFAULT_MAX_EPOCHS
 from orchestrator.step import build_empty_step, build_step
-from orchestrator.step_parts import EmptyStep, Step, StepParts, Window
+from orchestrator.step_parts import EmptyStep, Step, StepParts, Window, visible
 
 if TYPE_CHECKING:
     from orchestrator.checkpoint.contents import Resumed
@@ -35,7 +34,9 @@ class TrainingLoop:
         self.engine = engine
         self.state = engine.state
         self.settings = engine.settings
+        self.recovers = can_recover(engine)
         self.feed = engine.feed = self.make_feed()
+        self.recovery = Recovery(engine) if self.recovers else None
         self.loaded_for = engine.state.epoch
         self.manual = engine.manual
         self.schedulers = SchedulerSteps(engine)
@@ -53,6 +54,7 @@ class TrainingLoop:
             window=self.window,
             clip_val=self.settings.gradient_clip_val,
             clip_algorithm=self.settings.gradient_clip_algorithm,
+            before_commit=None if self.recovery is None else self.recovery.before_commit,
         )
         self.parts = parts
         self.step: Step
@@ -90,6 +92,7 @@ class TrainingLoop:
             settings.join_uneven,
         )
         feed.lends = engine.manual is not None
+        feed.keeps = self.recovers
         return feed
 
     def reload(self) -> None:
@@ -126,6 +129,9 @@ class TrainingLoop:
 
     def run_epoch(self) -> None:
         """Train on the batches that are left of the epoch, and end it."""
+        if self.recovery is not None and self.recovery.returns:
+            self.return_to_epoch(self.recovery)
+            return
         self.reload()
         engine, state, feed = self.engine, self.state, self.feed
         resumed = engine.take_resumed()
@@ -137,8 +143,6 @@ class TrainingLoop:
             self.val_every = self.validation.interval(feed.num_batches)
             self.window.last = self.manual is not None or not resumed.gradients
             feed.is_over = feed.is_over or state.exhausted
-            if not state.validated and self.is_validation_due():
-                self.validation.run()
         else:
             if resumed is not None:
                 feed.restore(resumed.reading)
@@ -151,10 +155,73 @@ class TrainingLoop:
         self.schedulers.take()
         if engine.strategy.follow(engine.module):
             self.build_steps()
-        complete = self.run_batches()
-        if feed.is_used_up:
+        if self.recovery is not None and (resumed is None or not resumed.gradients):
+            self.recovery.meet()
+        if resumed is not None and not state.validated and self.is_validation_due():
+            self.validate()
+        self.finish_epoch(self.run_batches())
+
+    def finish_epoch(self, complete: bool) -> None:
+        """End the epoch behind its batches."""
+        if self.feed.is_used_up:
             self.stop_used_up()
         self.end_epoch(complete)
+
+    def validate(self) -> None:
+        """Run validation; one behind a commit is run again where a rank is lost in it."""
+        recovery = self.recovery
+        if recovery is None or not recovery.stands:
+            self.validation.run()
+            return
+        recovery.about_to_meet()
+        self.validation.run()
+        recovery.meet()
+
+    def log_steps(self, outputs: Any) -> None:
+        """Do what belongs to a log point."""
+        self.engine.reporting.log_steps(outputs)
+        if self.engine.requeue is not None:
+            self.engine.requeue.check(self.engine)
+        if self.recovery is not None and self.recovery.stands:
+            self.recovery.meet()
+
+    # ---------------------------------------------------------------- after a loss
+
+    def drop_steps(self) -> None:
+        """Let go of what holds the broken process group."""
+        self.step, self.empty_step = _no_step, _no_step
+
+    def read_again(self, epoch: int, batches: int, reading: ReadingState, totals: tuple[int, int]) -> Any:
+        """Stand after so many batches of the epoch, and return the last of them on the device."""
+        batch = self.feed.read_again(epoch, batches, reading, totals)
+        transfer = self.engine.transfer
+        return batch if batch is None or transfer is None else transfer(batch, 0)
+
+    def return_to_epoch(self, recovery: Recovery) -> None:
+        """Go on in an epoch where all ranks stand again after a loss."""
+        recovery.returns = False
+        engine, state, feed = self.engine, self.state, self.feed
+        self.val_every = self.validation.interval(feed.num_batches)
+        self.window.last = True
+        feed.is_over = feed.is_over or state.exhausted
+        self.schedulers.take()
+        end, recovery.left = recovery.left, None
+        if end is not None:
+            hooks = engine.hooks["on_train_batch_end"]
+            meeting = engine.hooks.of_callbacks("on_train_batch_end", meets_ranks)
+            recovery.end_batch(hooks, meeting, end)
+            if state.windows % self.settings.log_every_n_steps == 0:
+                self.log_steps(end.outputs)
+        if not state.validated and self.is_validation_due():
+            self.validate()
+        if engine.stop_agreed and self.should_stop():
+            if self.val_every and not state.validated:
+                self.validate()
+            self.finish_epoch(feed.is_over)
+        else:
+            self.finish_epoch(self.run_batches())
+
+    # ---------------------------------------------------------------- going on from a checkpoint
 
     def stop_used_up(self) -> None:
         """End training over data that can be read once and was, rather than run empty epochs."""
@@ -185,7 +252,7 @@ class TrainingLoop:
             self.window,
             self.engine.train_slots,
         )
-        trainer, step = engine.trainer, self.step
+        trainer, step, recovery = engine.trainer, self.step, self.recovery
         batch_start = engine.hooks.of_callbacks("on_train_batch_start")
         module_batch_start = engine.hooks.of_module("on_train_batch_start")
         batch_end = engine.hooks["on_train_batch_end"]
@@ -214,6 +281,8 @@ class TrainingLoop:
             if window.first:
                 window.size = feed.window_size(batch_idx, accumulate)
                 window.rescale = 1.0
+                if recovery is not None:
+                    recovery.open_window()
             place += 1
             window.last = place == window.size or feed.is_last
             if window.last and place != window.size:
@@ -247,8 +316,17 @@ class TrainingLoop:
                     step_schedulers()
             if feed.is_last:
                 self.exhaust()
-            if batch_end and feed.has_batch:
-                seen = _visible(outputs)
+            if recovery is not None and window.last:
+                seen = visible(outputs) if batch_end and feed.has_batch else None
+                slots.enter("on_train_batch_end")
+                end = BatchEnd(
+                    outputs=outputs, seen=seen, batch=batch, has_batch=feed.has_batch, index=batch_idx
+                )
+                recovery.end_batch(batch_end, meeting, end)
+                if engine.untold:
+                    engine.tell_standing()
+            elif batch_end and feed.has_batch:
+                seen = visible(outputs)
                 slots.enter("on_train_batch_end")
                 for hook in batch_end:
                     hook(seen, batch, batch_idx)
@@ -258,9 +336,7 @@ class TrainingLoop:
                 for hook in meeting:
                     hook(None, None, batch_idx)
             if window.last and state.windows % log_every == 0:
-                engine.reporting.log_steps(outputs)
-                if engine.requeue is not None:
-                    engine.requeue.check(engine)
+                self.log_steps(outputs)
             if shows_progress and clock() >= due:
                 due = clock() + interval_s
                 engine.show("train", batch_idx + 1, feed.num_batches)
@@ -271,13 +347,15 @@ class TrainingLoop:
                 if clock_decides is None
                 else clock_decides()
             ):
-                self.validation.run()
+                self.validate()
                 val_at += val_every
             if (trainer.should_stop if alone else engine.stop_agreed) and self.should_stop():
                 if val_every and not state.validated:
-                    self.validation.run()
+                    self.validate()
                 break
         if feed.is_over and not state.exhausted:
+            if recovery is not None and not place:
+                recovery.meet()  # that the data has ended is known on all ranks
             self.end_late(place)
         return feed.is_last or feed.is_over
 
@@ -291,11 +369,15 @@ class TrainingLoop:
             self.empty_step(None, state.epoch_batches)
             state.windows += 1
             self.schedulers.step_by_steps()
+            self.exhaust()
+            if self.recovery is not None:
+                self.recovery.end_batch((), (), BatchEnd(has_batch=False, index=state.epoch_batches))
             if state.windows % self.settings.log_every_n_steps == 0:
-                self.engine.reporting.log_steps()
-        self.exhaust()
+                self.log_steps(None)
+        else:
+            self.exhaust()
         if self.val_every == validation.AT_EPOCH_END and not state.validated and state.epoch_batches:
-            self.validation.run()
+            self.validate()
 
     def exhaust(self) -> None:
         """Note that the epoch's batches are used up, and step the schedulers that count epochs."""
@@ -315,8 +397,10 @@ class TrainingLoop:
 
     def end_epoch(self, complete: bool) -> None:
         """Reduce the epoch's metrics, call the hooks, step plateau schedulers, save."""
-        engine, state = self.engine, self.state
+        engine, state, recovery = self.engine, self.state, self.recovery
         slots = engine.train_slots
+        if recovery is not None:
+            recovery.about_to_meet()
         reduced = self.reduce_epoch()
         others = engine.hooks.of_callbacks("on_train_epoch_end", lambda item: not watches_metrics(item))
         own = engine.hooks.of_module("on_train_epoch_end")
@@ -340,20 +424,14 @@ class TrainingLoop:
         if engine.untold:
             engine.tell_standing()
         self.feed.close()
+        if recovery is not None:
+            recovery.meet(begun=False)
 
     def reduce_epoch(self) -> dict[tuple[str, str], float]:
         """Put the epoch's metrics on the board, reduced over ranks."""
         return self.engine.reporting.reduce(self.engine.train_slots, steps=True)
 
 
-def _visible(outputs: Any) -> Any:
-    """Return what hooks see of a step's outputs: a dictionary with the detached loss, empty without one; what
-    is neither (manual optimization allows anything) as it is.
-    """
-    if isinstance(outputs, torch.Tensor):
-        return {"loss": outputs.detach()}
-    if isinstance(outputs, dict):
-        return {
-            name: item.detach() if isinstance(item, torch.Tensor) else item for name, item in outputs.items()
-        }
-    return {} if outputs is None else outputs
+def _no_step(batch: Any, batch_idx: int) -> Any:
+    """Stands for a step between two process groups."""
+    raise AssertionError("steps are built anew before the next batch")

@@ -20,20 +20,25 @@ if TYPE_CHECKING:
 
 def run_fit(engine: Engine) -> None:
     """Train until a limit is reached or somebody asks to stop."""
-    sanity_check(engine)
+    joins = engine.place.joins
+    if not joins:
+        sanity_check(engine)
     engine.state.stage = "train"
     if engine.settings.limit_train_batches == 0:
         return
     engine.data.load_for_fit()
     loop = TrainingLoop(engine)
-    engine.agree_on_stopping()
-    if loop.feed.num_batches == 0:
-        return
-    if loop.is_over():
-        engine.say(f"Nothing is left to train: epoch {engine.state.epoch}, step {engine.state.global_step}.")
-        return
-    _say_global_batch(engine)
-    engine.fold_seed()
+    if not joins:
+        engine.agree_on_stopping()
+        if loop.feed.num_batches == 0:
+            return
+        if loop.is_over():
+            engine.say(
+                f"Nothing is left to train: epoch {engine.state.epoch}, step {engine.state.global_step}."
+            )
+            return
+        _say_global_batch(engine)
+        engine.fold_seed()
     if not engine.module.training:
         warnings.warn(
             f"{type(engine.module).__qualname__} is in eval mode and is trained in it: dropout is off, and "
@@ -44,10 +49,31 @@ def run_fit(engine: Engine) -> None:
     if isinstance(interval, timedelta):
         engine.validation_clock = ValidationClock(interval, alone=engine.place.world_size == 1)
     engine.call("on_train_start")
-    engine.agree_on_stopping()
-    while not loop.is_over():
-        loop.run_epoch()
+    if not joins:
+        engine.agree_on_stopping()
+    _train(loop)
     engine.call("on_train_end")
+
+
+def _train(loop: TrainingLoop) -> None:
+    """Run epochs to the end, through the loss of other ranks where that is possible."""
+    recovery = loop.recovery
+    if recovery is None:
+        while not loop.is_over():
+            loop.run_epoch()
+        return
+    if loop.engine.place.joins:
+        recovery.recover(loop)
+    while True:
+        try:
+            while recovery.returns or not loop.is_over():
+                loop.run_epoch()
+            break
+        except Exception as error:
+            if not recovery.is_loss(error):
+                raise
+        recovery.recover(loop)  # outside of the handler: its traceback holds the broken process group
+    recovery.end()
 
 
 def _say_global_batch(engine: Engine) -> None:

@@ -50,7 +50,7 @@ def build_step(parts: StepParts) -> Step:
     def step(batch: Any, batch_idx: int) -> Any:
         outputs = forward_backward(batch, batch_idx)
         if window.last:
-            commit()
+            commit(outputs)
         return outputs
 
     return step
@@ -83,7 +83,7 @@ def build_empty_step(parts: StepParts) -> EmptyStep:
             module.optimizer_step(state.epoch, batch_idx, parts.wrapped, _nothing)  # type: ignore[arg-type]
             state.global_step += 1
         else:
-            commit()
+            commit(None)
 
     return step
 
@@ -112,27 +112,36 @@ def _calls_optimizer_itself(parts: StepParts) -> bool:
     return parts.optimizer is not None and needs_closure(parts.optimizer)
 
 
-def _build_commit(parts: StepParts, optimizer: Optimizer, finish: Callable[[], None]) -> Callable[[], None]:
-    """Return what ends a window: the rest of the reduction, clipping, and the optimizer's step."""
-    scaler, state = parts.precision.scaler, parts.state
-    if scaler is None:
+def _build_commit(
+    parts: StepParts, optimizer: Optimizer, finish: Callable[[], None]
+) -> Callable[[Any], None]:
+    """Return what ends a window, given what the training step returned: the rest of the reduction, clipping,
+    and the optimizer's step.
+    """
+    scaler, state, before_commit = parts.precision.scaler, parts.state, parts.before_commit
+    if scaler is None and before_commit is None:
 
-        def commit() -> None:
+        def commit(outputs: Any) -> None:
             finish()
             optimizer.step()
             state.global_step += 1
 
         return commit
 
-    def commit_scaled() -> None:
-        _make_scale(parts)
+    def guarded_commit(outputs: Any) -> None:
+        if scaler is not None:
+            _make_scale(parts)
         finish()
-        if has_gradients(optimizer):
+        if before_commit is not None:
+            before_commit(outputs)
+        if scaler is None:
+            optimizer.step()
+        elif has_gradients(optimizer):
             scaler.step(optimizer)
             scaler.update()
         state.global_step += 1
 
-    return commit_scaled
+    return guarded_commit
 
 
 def _make_scale(parts: StepParts) -> None:

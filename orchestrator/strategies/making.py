@@ -24,4 +24,4 @@ def make_strategy(settings: Settings, place: Place, precision: Precision) -> Str
 
         return FullySharded(place.device, spec, precision.compute_dtype, keeps=place.keeps)
     ddp = spec if isinstance(spec, DDPStrategy) else None
-    return DataParallel(place.device, ddp, sync_batchnorm=settings.sync_batchnorm)
+    return DataParallel(place.device, ddp, sync_batchnorm=settings.sync_batchnorm, joins=place.joins)
