@@ -56,6 +56,7 @@ def make_group_spec(
         "start_timeout_s": settings.start_timeout_s,
         "collective_timeout_s": settings.collective_timeout_s,
         "threads": settings.threads_per_worker,
+        "spares": settings.spares,
     }
     backend = backend_of(settings)
     if backend is not None:

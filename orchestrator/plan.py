@@ -67,7 +67,7 @@ class Plan:
             return f"Runs in this process on {self.device}, precision {self.precision}."
         workers = f"{self.num_workers} Ray worker{'s' if self.num_workers > 1 else ''}"
         nodes = "" if self.num_nodes is None else f" on {self.num_nodes} nodes"
-        kind = _say_gpus(self.group.resource("GPU"))
+        kind = _say_gpus(self.group.resource("GPU")) + _say_place(self.group)
         how = f"strategy {self.strategy} over {self.backend}, precision {self.precision}"
         return f"Runs on {workers}{nodes}, {kind}: {how}."
 
@@ -112,6 +112,11 @@ def make_plan(
             f"Trainer({_say_wish(settings)}): torch sees no GPU in this process. "
             "Use accelerator='cpu', or install a build of torch that knows this machine's GPUs."
         )
+    if not on_group and settings.spares:
+        raise MisconfigurationError(
+            f"Trainer(spares={settings.spares}): spares stand by for lost workers, and this run has none: it "
+            "stays in this process. Leave spares out, or use devices of at least 2."
+        )
     device = _device_here(settings, use_gpu, cuda_devices, mps, on_group)
     if on_group and settings.strategy == "single" and num_workers > 1:
         raise MisconfigurationError(
@@ -144,6 +149,11 @@ def make_plan(
 def _plan_launched(settings: Settings, launched: Launched, use_gpu: bool, cuda_devices: int) -> Plan:
     """Return the plan of one of several processes that a launcher started: it stays where it is."""
     environments.check(launched, settings.devices, settings.num_nodes)
+    if settings.spares:
+        raise MisconfigurationError(
+            f"Trainer(spares={settings.spares}): {launched.launcher} started the processes of this run, and "
+            "only it can replace them. Leave spares out."
+        )
     if settings.strategy == "single":
         raise MisconfigurationError(
             f"Trainer(strategy='single') runs one process, and {launched.launcher} started "
@@ -243,6 +253,18 @@ def _say_gpus(gpus: float) -> str:
     if gpus == 0:
         return "on CPUs"
     return "one GPU each" if gpus == 1 else f"{gpus:g} GPU{'s' if gpus > 1 else ''} each"
+
+
+def _say_place(group: GroupSpec) -> str:
+    """Return what else was asked about the places of the workers, and how many stand by."""
+    strategy, labels = group.placement_strategy, sorted(set(group.label_selectors))
+    parts = [] if strategy == "PACK" else [f"placed by {strategy}"]
+    if any(labels):
+        said = "; ".join(" and ".join(f"{name}={value}" for name, value in item) or "any" for item in labels)
+        parts.append(f"on nodes with {said}")
+    if group.spares:
+        parts.append(f"{group.spares} spare{'s' if group.spares > 1 else ''} standing by")
+    return "".join(f", {part}" for part in parts)
 
 
 def _devices_per_node(

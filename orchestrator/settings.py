@@ -75,6 +75,7 @@ class Settings:
     default_root_dir: str = "."
     resources_per_worker: tuple[tuple[str, float], ...] | None = None
     threads_per_worker: int | None = None
+    spares: int = 0
     start_timeout_s: float = 60.0
     collective_timeout_s: float = 1800.0
     sync_batchnorm: bool = False
@@ -155,6 +156,7 @@ _WHOLE_NUMBERS: tuple[tuple[str, int, bool], ...] = (
     ("log_every_n_steps", 1, True),
     ("accumulate_grad_batches", 1, False),
     ("threads_per_worker", 1, True),
+    ("spares", 0, False),
 )
 _SWITCHES = (
     "inference_mode",

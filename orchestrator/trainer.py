@@ -104,6 +104,8 @@ class Trainer(TrainerCalls):
         resources_per_worker: What each worker reserves, like ``{"CPU": 2}``. 1 CPU, and with GPUs 1 GPU, when
             None. With a `scaling_config`, that says it.
         threads_per_worker: Intra-op threads of each worker; as many as reserved CPUs when None.
+        spares: Workers that stand by, started and on as many nodes as there are, to take the place of lost
+            ones at once.
         start_timeout_s: Seconds to wait for the workers to start.
         collective_timeout_s: Seconds that a worker waits for another before it fails; ``prepare_data``, in
             which one works and the others wait, must end within them.
@@ -171,6 +173,7 @@ class Trainer(TrainerCalls):
         placement_group: Any = None,
         resources_per_worker: dict[str, float] | None = None,
         threads_per_worker: int | None = None,
+        spares: int = 0,
         start_timeout_s: float = 60.0,
         collective_timeout_s: float = 1800.0,
         pad_uneven: bool = False,

@@ -63,6 +63,7 @@ DEFAULTS = {
     "barebones": False,
     "resources_per_worker": None,
     "threads_per_worker": None,
+    "spares": 0,
     "sync_batchnorm": False,
     "deterministic": False,
     "benchmark": None,
@@ -207,6 +208,7 @@ REFUSED: dict[str, tuple[list[Any], str]] = {
         "Use a dictionary like {'CPU': 1, 'GPU': 0.5}.",
     ),
     "threads_per_worker": ([*_WHOLE, 0], "Use a whole number of at least 1 or None."),
+    "spares": ([-1, 1.5, True, "one", None], "Use a whole number of at least 0."),
     "start_timeout_s": ([0, -1, math.nan, math.inf, True, None, "60"], "Use a number of seconds above 0."),
     "collective_timeout_s": ([0, -1, math.nan, math.inf, True, None], "Use a number of seconds above 0."),
 }
