@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.optim import Optimizer
 
+from cluster.errors import RunLost
 from modules import rng
 from modules.combined_reading import Reader
 from modules.datamodule import LightningDataModule
@@ -155,10 +156,16 @@ class Engine:
             raise
         except BaseException as error:
             self.state.status = "interrupted"
-            self._on_failure(error)
-            raise
+            if not isinstance(error, RunLost) and not self._comes_of_a_loss(error):
+                self._on_failure(error)
+                raise
+            self._end_loggers("failed")
+            if isinstance(error, RunLost):
+                raise
         finally:
             self._detach()
+        # Nothing of the failure is kept: it holds the broken process group.
+        raise RunLost("Another rank was lost where the run could not go on by itself.")
 
     def _attach(self) -> None:
         trainer, module = self.trainer, self.module
@@ -229,10 +236,13 @@ class Engine:
 
     def _fit(self) -> None:
         self.call("on_fit_start")
+        if self.place.joins:  # what there is to restore comes from another rank
+            self._to_resume = None
         if self._to_resume is not None:  # behind the hook, which may change what is restored
             self.resumed = contents.restore_training(self, self._to_resume)
             self._to_resume = None
-        self._log_hyperparameters()
+        if not self.place.joins:
+            self._log_hyperparameters()
         run_fit(self)
         self.call("on_fit_end")
 
@@ -255,6 +265,15 @@ class Engine:
         self.call_teardown()
         self.state.status = "finished"
 
+    def _comes_of_a_loss(self, error: BaseException) -> bool:
+        """Whether the run will be called again, because another rank was lost."""
+        return self.place.peers is not None and self.place.peers.is_broken(error)
+
+    def _end_loggers(self, status: str) -> None:
+        for logger in self._own_loggers():
+            with contextlib.suppress(Exception):
+                logger.finalize(status)
+
     def _on_failure(self, error: BaseException) -> None:
         """Tell everybody about a failure; their own failures must not hide it."""
         if self.place.world_size > 1 and "Expected to have finished reduction" in str(error):
@@ -265,9 +284,7 @@ class Engine:
         for hook in self.hooks.of_datamodule("on_exception"):
             with contextlib.suppress(Exception):
                 hook(error)
-        for logger in self._own_loggers():
-            with contextlib.suppress(Exception):
-                logger.finalize("failed")
+        self._end_loggers("failed")
         with contextlib.suppress(Exception):
             self.call_teardown()
 
@@ -309,7 +326,8 @@ class Engine:
                 per_node = getattr(getattr(hook, "__self__", None), "prepare_data_per_node", True)
                 if self.place.local_rank == 0 if per_node else self.is_global_zero:
                     hook()
-                self.strategy.barrier()
+                if not self.place.joins:
+                    self.strategy.barrier()
 
     def _configure_optimizers(self) -> None:
         set_up_optimizers(self)

@@ -9,6 +9,7 @@ is named in one warning.
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import warnings
 from collections.abc import Iterator
@@ -94,6 +95,17 @@ def apply_standing(trainer: Trainer, job: Job, standing: Standing) -> None:
     _put_attributes(trainer, job, standing.callbacks)
     trainer.state = standing.state
     trainer.state.stage = ""
+
+
+def checkpoints_of(trainer: Trainer, job: Job, standing: Standing) -> list[str]:
+    """Return the files that callbacks had written by then and that this process sees."""
+    known = dict(_known(trainer, job))
+    paths = []
+    for data in standing.callbacks:
+        for values in _load(data, known).values():
+            names = (values.get("best_model_path"), values.get("last_model_path"))
+            paths += [str(name) for name in (*names, *(values.get("best_k_models") or ())) if name]
+    return [path for path in dict.fromkeys(paths) if os.path.isfile(path)]
 
 
 def pack(trainer: Trainer, job: Job, result: Any, stopped: str | None) -> Luggage:

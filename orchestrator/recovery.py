@@ -162,7 +162,7 @@ class Recovery:
         self._peers.hand_over(engine.state.windows + 1, self._states.dumps(self._committing))
 
     def open_window(self) -> None:
-        """Note that the first batch of a window is about to run: where ranks meet now is no place to stand."""
+        """Note that the first batch of a window is about to run: where ranks meet now, none can stand."""
         self._stands = False
 
     def end_batch(self, hooks: Sequence[Hook], meeting: Sequence[Hook], end: BatchEnd) -> None:

@@ -20,6 +20,7 @@ from orchestrator.precision import parse_precision
 from orchestrator.strategies.names import parse_strategy
 from orchestrator.strategies.specs import Spec, timeout_s
 
+DEFAULT_MAX_FAILURES = 3
 DEFAULT_MAX_EPOCHS = 1000
 """Epochs of a fit for which neither epochs nor steps were given."""
 _LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches")
@@ -76,6 +77,8 @@ class Settings:
     resources_per_worker: tuple[tuple[str, float], ...] | None = None
     threads_per_worker: int | None = None
     spares: int = 0
+    max_failures: int = DEFAULT_MAX_FAILURES
+    replacement_timeout_s: float = 300.0
     start_timeout_s: float = 60.0
     collective_timeout_s: float = 1800.0
     sync_batchnorm: bool = False
@@ -134,7 +137,9 @@ class Settings:
             )
         values["default_root_dir"] = _root(values["default_root_dir"])
         values["resources_per_worker"] = _resources(values["resources_per_worker"])
-        for name in ("start_timeout_s", "collective_timeout_s"):
+        if values["max_failures"] is None:
+            values["max_failures"] = DEFAULT_MAX_FAILURES
+        for name in ("start_timeout_s", "collective_timeout_s", "replacement_timeout_s"):
             _check_seconds(name, values[name])
         values["collective_timeout_s"] = timeout_s(values["strategy_spec"]) or values["collective_timeout_s"]
         if values["benchmark"] is not None:
@@ -157,6 +162,7 @@ _WHOLE_NUMBERS: tuple[tuple[str, int, bool], ...] = (
     ("accumulate_grad_batches", 1, False),
     ("threads_per_worker", 1, True),
     ("spares", 0, False),
+    ("max_failures", -1, True),
 )
 _SWITCHES = (
     "inference_mode",

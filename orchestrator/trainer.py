@@ -27,6 +27,7 @@ from orchestrator.precision import module_creation
 from orchestrator.predictions import returns_predictions
 from orchestrator.profilers.profiler import Profiler
 from orchestrator.profilers.selection import make_profiler
+from orchestrator.run_config import apply_run_config
 from orchestrator.saving import LastFit, content_to_save
 from orchestrator.settings import Settings
 from orchestrator.state import TrainState
@@ -100,12 +101,17 @@ class Trainer(TrainerCalls):
         default_root_dir: Where logs and checkpoints go; the working directory when None.
         scaling_config: A `ray.train.ScalingConfig`, instead of `devices` and `num_nodes`; runs on Ray even
             with one worker.
+        run_config: A `ray.train.RunConfig`: its ``storage_path`` and ``name`` say where logs and checkpoints
+            go, instead of `default_root_dir`, its ``failure_config`` what `max_failures` does.
         placement_group: A Ray placement group to run in.
         resources_per_worker: What each worker reserves, like ``{"CPU": 2}``. 1 CPU, and with GPUs 1 GPU, when
             None. With a `scaling_config`, that says it.
         threads_per_worker: Intra-op threads of each worker; as many as reserved CPUs when None.
         spares: Workers that stand by, started and on as many nodes as there are, to take the place of lost
             ones at once.
+        max_failures: Lost workers that a run survives: 3 when None, -1 for any number. They are replaced
+            while the others stay; see docs/guarantees.md.
+        replacement_timeout_s: Seconds to wait for a replacement: a spare, or room for a new worker.
         start_timeout_s: Seconds to wait for the workers to start.
         collective_timeout_s: Seconds that a worker waits for another before it fails; ``prepare_data``, in
             which one works and the others wait, must end within them.
@@ -170,10 +176,13 @@ class Trainer(TrainerCalls):
         plugins: Any = None,
         default_root_dir: str | os.PathLike[str] | None = None,
         scaling_config: Any = None,
+        run_config: Any = None,
         placement_group: Any = None,
         resources_per_worker: dict[str, float] | None = None,
         threads_per_worker: int | None = None,
         spares: int = 0,
+        max_failures: int | None = None,
+        replacement_timeout_s: float = 300.0,
         start_timeout_s: float = 60.0,
         collective_timeout_s: float = 1800.0,
         pad_uneven: bool = False,
@@ -190,6 +199,7 @@ class Trainer(TrainerCalls):
             given["default_root_dir"] = trial.directory if default_root_dir is None else default_root_dir
             given["enable_checkpointing"] = False if enable_checkpointing is None else enable_checkpointing
             given["enable_model_summary"] = False if enable_model_summary is None else enable_model_summary
+        apply_run_config(run_config, given)
         names = [field.name for field in fields(Settings) if field.name in given]
         self.settings = Settings.create(**{name: given[name] for name in names})
         self.plugins = parse_plugins(plugins)
