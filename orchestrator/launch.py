@@ -118,7 +118,7 @@ def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None)
 
 
 def _again(trainer: Trainer, job: Job, standing: list[Standing]) -> Job:
-    """Return the job to run after one that could not go on: from the newest checkpoint, else from its start."""
+    """Return the job to run after one that could not go on: from its newest checkpoint, or from the start."""
     from orchestrator.homecoming import checkpoints_of
 
     found = [path for path in (checkpoints_of(trainer, job, standing[-1]) if standing else ()) if path]
