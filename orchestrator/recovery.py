@@ -440,7 +440,7 @@ class Recovery:
         slots.enter("on_train_batch_end")
         for hook in self._engine.hooks["on_train_batch_end"][: left.hook]:
             hook(left.seen, left.batch, left.index)
-        contents.restore_shared(self._engine, self._taken["shared"])
+        contents.restore_callbacks(self._engine, self._taken["shared"])
 
 
 def _known_states(

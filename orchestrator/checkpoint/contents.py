@@ -241,6 +241,11 @@ def restore_module(engine: Engine, content: dict[str, Any]) -> None:
         own = content.get(type(engine.datamodule).__qualname__)
         if own:
             engine.datamodule.load_state_dict(own)
+    restore_callbacks(engine, content)
+
+
+def restore_callbacks(engine: Engine, content: dict[str, Any]) -> None:
+    """Give callbacks their states back."""
     for hook in engine.hooks.of_callbacks("on_load_checkpoint"):
         hook(content)
     states = content.get("callbacks") or {}
