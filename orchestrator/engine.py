@@ -244,6 +244,7 @@ class Engine:
 
     def _evaluate_only(self, fn: str) -> Any:
         kind = {"validate": "val", "test": "test", "predict": "predict"}[fn]
+        self._log_hyperparameters()
         for hook in self.hooks.of_callbacks("before_evaluation_data"):
             hook()
         if getattr(self.settings, f"limit_{kind}_batches") == 0:

@@ -21,7 +21,7 @@ from orchestrator.errors import MisconfigurationError
 from orchestrator.feed import Feed, make_feed
 from orchestrator.foreign import meets_ranks, watches_metrics
 from orchestrator.optimizers import SchedulerConfig
-from orchestrator.settings import DEFAULT_MAX_EPOCHS
+from orchestrator.settings import DEFAULT_MAX_EPOCHS, Settings
 from orchestrator.step import build_empty_step, build_step
 from orchestrator.step_parts import EmptyStep, Step, StepParts, Window
 from orchestrator.validation_schedule import ValidationClock
@@ -88,7 +88,6 @@ class _Loop:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.state = engine.state
-        self.settings = engine.settings
         self.feed = engine.feed = self.make_feed()
         self.loaded_for = engine.state.epoch
         self.manual = engine.manual
@@ -112,13 +111,13 @@ class _Loop:
         self.empty_step: EmptyStep
         self.build_steps()
         self.take_schedulers()
-        self.max_epochs = self.settings.max_epochs
+        self.default_epochs: int | None = None
         if (
-            self.max_epochs is None
+            self.settings.max_epochs is None
             and self.settings.max_steps == -1
             and not has_timer(engine.trainer.callbacks)
         ):
-            self.max_epochs = DEFAULT_MAX_EPOCHS
+            self.default_epochs = DEFAULT_MAX_EPOCHS
             if engine.is_global_zero:
                 warnings.warn(
                     f"Trainer(max_epochs=None) trains for {DEFAULT_MAX_EPOCHS} epochs. Set max_epochs, "
@@ -126,6 +125,11 @@ class _Loop:
                     stacklevel=2,
                 )
         self.val_every = 0
+
+    @property
+    def settings(self) -> Settings:
+        """The arguments as they are now: a hook may have set some."""
+        return self.engine.settings
 
     def build_steps(self) -> None:
         """Build what runs a batch, from the strategy's training step as it is now."""
@@ -166,8 +170,9 @@ class _Loop:
 
     def is_over(self) -> bool:
         """Whether training has reached a limit or was asked to stop."""
-        state = self.state
-        if self.max_epochs is not None and self.max_epochs != -1 and state.epoch >= self.max_epochs:
+        epochs = self.settings.max_epochs
+        epochs = self.default_epochs if epochs is None else epochs
+        if epochs is not None and epochs != -1 and self.state.epoch >= epochs:
             return True
         return self.steps_are_over() or self.should_stop()
 
@@ -206,13 +211,15 @@ class _Loop:
             state.epoch_batches = 0
             state.validated = state.epoch_ended = state.exhausted = False
             engine.call("on_train_epoch_start")
+            if engine.hooks["on_train_epoch_start"]:
+                engine.agree_on_stopping()
             engine.accumulate = engine.trainer.accumulate_grad_batches
             feed.start(state.epoch)
             self.val_every = _validation_interval(engine, feed.num_batches)
         self.take_schedulers()
         if engine.strategy.follow(engine.module):
             self.build_steps()
-        complete = self.run_batches()
+        complete = not self.should_stop() and self.run_batches()
         if feed.is_used_up:
             self.stop_used_up()
         self.end_epoch(complete)

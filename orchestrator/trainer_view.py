@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import os
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -19,6 +18,7 @@ from torch.optim import Optimizer
 
 from modules.datamodule import LightningDataModule
 from modules.module import LightningModule
+from orchestrator.adjusting import Adjustable
 from orchestrator.arguments import saves_checkpoints
 from orchestrator.board import Board
 from orchestrator.callbacks.callback import Callback
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from orchestrator.engine import Engine
 
 
-class TrainerView:
+class TrainerView(Adjustable):
     """The properties of a Trainer; it holds what they read.
 
     Attributes:
@@ -109,41 +109,6 @@ class TrainerView:
         return dict(self.board.progress)
 
     @property
-    def max_epochs(self) -> int | None:
-        """As given."""
-        return self.settings.max_epochs
-
-    @property
-    def min_epochs(self) -> int | None:
-        """As given."""
-        return self.settings.min_epochs
-
-    @property
-    def max_steps(self) -> int:
-        """As given."""
-        return self.settings.max_steps
-
-    @property
-    def min_steps(self) -> int | None:
-        """As given."""
-        return self.settings.min_steps
-
-    @property
-    def val_check_interval(self) -> int | float | timedelta:
-        """As given; a length of time as a timedelta."""
-        return self.settings.val_check_interval
-
-    @property
-    def check_val_every_n_epoch(self) -> int | None:
-        """As given."""
-        return self.settings.check_val_every_n_epoch
-
-    @property
-    def log_every_n_steps(self) -> int:
-        """As given."""
-        return self.settings.log_every_n_steps
-
-    @property
     def accumulate_grad_batches(self) -> int:
         """Batches whose gradients make one step: as given, or as it was set last. What a hook sets holds from
         the next epoch that starts; in ``on_train_epoch_start``, from this one.
@@ -164,16 +129,6 @@ class TrainerView:
             argument = f"trainer.accumulate_grad_batches = {batches}"
             refuse_accumulation(argument, batches, self.engine.module, self.engine.optimizers)
         self.state.accumulate = batches
-
-    @property
-    def gradient_clip_val(self) -> float | None:
-        """As given."""
-        return self.settings.gradient_clip_val
-
-    @property
-    def gradient_clip_algorithm(self) -> str | None:
-        """As given."""
-        return self.settings.gradient_clip_algorithm
 
     @property
     def scaler(self) -> torch.amp.GradScaler | None:
