@@ -59,7 +59,7 @@ ifneq ($(CURDIR),$(shell cat $(ALL) 2>/dev/null))
 endif
 
 $(DEV): EXTRAS = dev,examples
-$(ALL): EXTRAS = dev,examples,lightning,mlflow,wandb,comet,onnx
+$(ALL): EXTRAS = dev,examples,lightning,mlflow,wandb,comet,neptune,onnx
 $(DEV) $(ALL): pyproject.toml constraints.txt | $(RUN)
 	$(RUN) -m pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@printf '%s' '$(CURDIR)' > $@

@@ -16,6 +16,7 @@ from orchestrator.loggers.tensorboard import TensorBoardLogger
 if TYPE_CHECKING:
     from orchestrator.loggers.comet import CometLogger
     from orchestrator.loggers.mlflow import MLFlowLogger
+    from orchestrator.loggers.neptune import NeptuneLogger
     from orchestrator.loggers.wandb import WandbLogger
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "DummyLogger",
     "Logger",
     "MLFlowLogger",
+    "NeptuneLogger",
     "TensorBoardLogger",
     "WandbLogger",
 ]
@@ -31,6 +33,7 @@ __all__ = [
 _HOMES = {
     "CometLogger": "orchestrator.loggers.comet",
     "MLFlowLogger": "orchestrator.loggers.mlflow",
+    "NeptuneLogger": "orchestrator.loggers.neptune",
     "WandbLogger": "orchestrator.loggers.wandb",
 }
 

@@ -98,7 +98,7 @@ def test_callbacks_see_the_rates(tmp_path: Path) -> None:
 def test_a_step_at_which_nothing_is_due_costs_next_to_nothing(tmp_path: Path) -> None:
     """Between log points the hook is called and compares; where epochs alone are logged it is not called."""
 
-    def cost(*monitors: LearningRateMonitor) -> float:
+    def cost(*monitors: LearningRateMonitor) -> int:
         def run(steps: int) -> None:
             quiet_trainer(*monitors, logger=Rows(tmp_path), log_every_n_steps=10**9).fit(Line(), data(steps))
 

@@ -19,7 +19,7 @@ class LogsAnEpoch(Line):
         self.log("v", 1.0)
 
 
-def cost(root: Path, *callbacks: Any, **arguments: Any) -> float:
+def cost(root: Path, *callbacks: Any, **arguments: Any) -> int:
     """The calls of one step, with `callbacks` made anew for each run, in a directory of its own."""
     runs = iter(range(100))
 
