@@ -187,4 +187,4 @@ class Tuner:
         bare = bare_trainer(trainer, [finder], settings)
         with rng.isolated(), attached_as_before(job.module, job.datamodule):
             bare._module, bare._datamodule = job.module, job.datamodule
-            bare._run(job)
+            bare._run(replace(job, only_tunes=True))
