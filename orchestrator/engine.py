@@ -228,7 +228,9 @@ class Engine:
         self.strategy.setup(self.module, training=fn == "fit")
         self.transfer = self._build_transfer()
         if fn == "fit":
-            if not self.job.only_tunes:  # nothing will be trained, so there is no length to plan a schedule by
+            if (
+                not self.job.only_tunes
+            ):  # nothing will be trained, so there is no length to plan a schedule by
                 self._configure_optimizers()
             self._to_resume = checkpoint
         if self.instruments is not None:

@@ -45,6 +45,7 @@ def run_fit(engine: Engine) -> None:
     if loop.is_over():
         engine.say(f"Nothing is left to train: epoch {engine.state.epoch}, step {engine.state.global_step}.")
         return
+    _validation_interval(engine, loop.feed.num_batches)  # what cannot be is refused before training
     engine.say_global_batch()
     engine.fold_seed()
     if not engine.module.training:
@@ -162,9 +163,7 @@ class _Loop:
     def take_schedulers(self) -> None:
         """Look up which schedulers step when: a callback may have replaced one."""
         self.schedulers = self.engine.schedulers if self.manual is None else []
-        by_step = [config for config in self.schedulers if config.interval == "step"]
-        self.step_schedulers = [config for config in by_step if not config.reduce_on_plateau]
-        self.plateau_step_schedulers = [config for config in by_step if config.reduce_on_plateau]
+        self.step_schedulers = [config for config in self.schedulers if config.interval == "step"]
 
     # ---------------------------------------------------------------- ends
 
@@ -342,6 +341,8 @@ class _Loop:
                 self.validate()
                 val_at += val_every
             if (trainer.should_stop if alone else engine.stop_agreed) and self.should_stop():
+                if alone and window.last and not state.validated and state.windows % log_every:
+                    engine.reporting.log_steps(outputs)
                 if val_every and not state.validated:
                     self.validate()
                 break
@@ -401,8 +402,9 @@ class _Loop:
     def after_metrics(self) -> None:
         """Take note that validation has run: a checkpoint written from here on goes on behind it."""
         self.engine.rng_to_resume = None
-        for config in self.plateau_step_schedulers:
-            self.step_plateau(config)
+        for config in self.step_schedulers:
+            if config.reduce_on_plateau and not self.watches_steps(config):
+                self.step_plateau(config)
         self.state.validated = True
 
     def end_epoch(self, complete: bool) -> None:
@@ -443,10 +445,22 @@ class _Loop:
     # ---------------------------------------------------------------- schedulers
 
     def step_by_steps(self, configs: list[SchedulerConfig]) -> None:
-        """Step the schedulers that count optimizer steps."""
+        """Step the schedulers that count optimizer steps; a plateau whose metric comes from validation waits
+        for that.
+        """
         for config in configs:
-            if self.state.global_step % config.frequency == 0:
+            if self.state.global_step % config.frequency:
+                continue
+            if not config.reduce_on_plateau:
                 self.engine.step_scheduler(config, None)
+            elif self.watches_steps(config) or not self.val_every:
+                self.step_plateau(config, alike=False)
+
+    def watches_steps(self, config: SchedulerConfig) -> bool:
+        """Whether a plateau watches a metric that training steps log."""
+        return any(
+            config.monitor in (slot.name, slot.step_name) for slot in self.engine.train_slots.stepped()
+        )
 
     def step_by_epochs(self) -> None:
         """Step the schedulers that count epochs; before validation, like Lightning."""
@@ -455,10 +469,12 @@ class _Loop:
             if config.interval == "epoch" and not config.reduce_on_plateau and due:
                 self.engine.step_scheduler(config, None)
 
-    def step_plateau(self, config: SchedulerConfig) -> None:
-        """Step a scheduler that watches a metric."""
+    def step_plateau(self, config: SchedulerConfig, *, alike: bool = True) -> None:
+        """Step a scheduler that watches a metric; where ranks do not know it `alike`, all take rank 0's."""
         metrics = self.engine.trainer.callback_metrics
         value = metrics.get(config.monitor or "")
+        if not alike and self.engine.place.world_size > 1:
+            value = self.engine.strategy.gather(value)[0]
         if value is None:
             text = (
                 f"The scheduler watches {config.monitor!r}, which was not logged. There are "

@@ -106,6 +106,8 @@ class Settings:
         values["compile"] = parse_compile(values["compile"])
         for name, least, optional in _WHOLE_NUMBERS:
             values[name] = _whole(name, values[name], least, optional)
+        if values["min_steps"] is not None and values["min_epochs"] is None:
+            values["min_epochs"] = 1  # Lightning's: who asks for steps gets a whole epoch
         values["max_time"] = parse_duration("Trainer(max_time=", values["max_time"])
         for name in _LIMITS:
             values[name] = _limit(name, values[name])

@@ -158,7 +158,7 @@ class WeightAveraging(Callback):
     ) -> None:
         """Take the average from the checkpoint's weights, which the module has, and go on with training's."""
         current = checkpoint.get("current_model_state")
-        if current is None:
+        if current is None or trainer.state.fn != "fit":
             return
         self._average = self._new(pl_module)
         self._average.count = int(checkpoint["averaging_state"]["n_averaged"])

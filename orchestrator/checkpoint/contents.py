@@ -214,22 +214,34 @@ def order_of(content: dict[str, Any], seed: int) -> tuple[int, int]:
 
 
 def restore_module(engine: Engine, content: dict[str, Any]) -> None:
-    """Load the weights, after the module's hook; in fit also the data module's and the callbacks' states."""
+    """Load the weights, after the module's hook, then the data module's and the callbacks' states.
+
+    Outside of fit our own callbacks keep what they know, which is about training: how a checkpoint tests must
+    not take back what the run has done since.
+    """
     for hook in engine.hooks.of_module("on_load_checkpoint"):
         hook(content)
     engine.strategy.load_weights(engine.module, content["state_dict"], strict=engine.module.strict_loading)
-    if engine.job.fn != "fit":
-        return
     if engine.datamodule is not None:
         own = content.get(type(engine.datamodule).__qualname__)
         if own:
             engine.datamodule.load_state_dict(own)
-    for hook in engine.hooks.of_callbacks("on_load_checkpoint"):
+    training = engine.job.fn == "fit"
+    for hook in engine.hooks.of_callbacks("on_load_checkpoint", lambda item: training or _is_users(item)):
         hook(content)
     states = content.get("callbacks") or {}
     for callback in engine.trainer.callbacks:
-        if callback.state_key in states:
+        if callback.state_key in states and (training or _is_users(callback)):
             callback.load_state_dict(states[callback.state_key])
+
+
+def _is_users(callback: Any) -> bool:
+    """Whether a callback's class comes neither with this package nor with Lightning."""
+    return type(callback).__module__.partition(".")[0] not in (
+        "orchestrator",
+        "lightning",
+        "pytorch_lightning",
+    )
 
 
 def restore_training(engine: Engine, content: dict[str, Any]) -> Resumed | None:
