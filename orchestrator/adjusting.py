@@ -103,6 +103,11 @@ class Adjustable:
         return self.settings.barebones
 
     @property
+    def enable_autolog_hparams(self) -> bool:
+        """Whether hyperparameters go to the loggers."""
+        return self.settings.enable_autolog_hparams
+
+    @property
     def fit_loop(self) -> FitLoop:
         """The limits of training under the name that scripts for Lightning use."""
         return FitLoop(self)

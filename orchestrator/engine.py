@@ -30,6 +30,7 @@ from orchestrator.evaluate import evaluate, gradient_context
 from orchestrator.feed import Feed
 from orchestrator.fit import run_fit
 from orchestrator.hooks import HookTable, overrides
+from orchestrator.hyperparameter_log import logged_hyperparameters
 from orchestrator.job import Job
 from orchestrator.lightning_optimizer import AutomaticOptimization, LightningOptimizer
 from orchestrator.loaders import Loaders
@@ -397,13 +398,22 @@ class Engine:
         if self.instruments is not None:
             self.instruments.watch_optimizers(self.optimizers)
 
+    def replace_optimizers(self, optimizers: list[Optimizer]) -> None:
+        """Train with these, before the first step; schedulers stay with those that they were built for.
+
+        Raises:
+            MisconfigurationError: They are no optimizers, or several in automatic optimization.
+        """
+        automatic = self.module.automatic_optimization
+        self.optimizers, _ = parse(list(optimizers) or None, automatic=automatic)
+        self.strategy.optimizers = self.optimizers
+        self._attach_optimizers()
+
     def _log_hyperparameters(self) -> None:
-        values: dict[str, Any] = {}
-        for owner in (self.datamodule, self.module):
-            if owner is not None and owner._log_hyperparams:
-                values.update(owner.hparams_initial)
+        wanted = self.settings.enable_autolog_hparams and self.trainer.loggers
+        values = logged_hyperparameters(self.module, self.datamodule) if wanted else {}
         for logger in self._own_loggers():
-            if values and self.settings.enable_autolog_hparams:
+            if values:
                 logger.log_hyperparams(values)
             logger.log_graph(self.module)
             logger.save()

@@ -230,6 +230,17 @@ class TrainerView(Adjustable):
         return self.state.status == "interrupted"
 
     @property
+    def received_sigterm(self) -> bool:
+        """Whether this job's queue has asked it to end, and training is about to."""
+        requeue = None if self.engine is None else self.engine.requeue
+        return requeue is not None and requeue.asked
+
+    @property
+    def enable_validation(self) -> bool:
+        """Whether fit of the present module validates: it has a step and data for it, and no limit of 0."""
+        return self.engine is not None and self.engine.data.has_validation()
+
+    @property
     def lightning_module(self) -> LightningModule | None:
         """The module of this call, or of the last one."""
         return self._module
@@ -248,6 +259,15 @@ class TrainerView(Adjustable):
     def optimizers(self) -> list[Optimizer]:
         """The optimizers; empty where there is no run in this process."""
         return [] if self.engine is None else list(self.engine.optimizers)
+
+    @optimizers.setter
+    def optimizers(self, optimizers: list[Optimizer]) -> None:
+        if self.engine is None or self.engine.job.fn != "fit" or self.engine.feed is not None:
+            raise MisconfigurationError(
+                "trainer.optimizers is set while no fit is being prepared. Set it in on_fit_start, or return "
+                "the optimizers from configure_optimizers."
+            )
+        self.engine.replace_optimizers(optimizers)
 
     @property
     def lr_scheduler_configs(self) -> list[SchedulerConfig]:
