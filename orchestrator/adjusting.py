@@ -11,10 +11,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar, overload
 
-from orchestrator.settings import Settings
-
 if TYPE_CHECKING:
     from orchestrator.engine import Engine
+    from orchestrator.settings import Settings
 
 T = TypeVar("T")
 

@@ -29,9 +29,9 @@ def logged_hyperparameters(module: LightningModule, datamodule: LightningDataMod
     if differing:
         shown = ", ".join(f"{name}: {own[name]!r} and {of_data[name]!r}" for name in differing)
         raise MisconfigurationError(
-            f"{type(module).__qualname__} and {type(datamodule).__qualname__} have different hyperparameters of "
-            f"one name: {shown}. Rename one, leave it out with save_hyperparameters(ignore=...), or use "
-            "Trainer(enable_autolog_hparams=False)."
+            f"{type(module).__qualname__} and {type(datamodule).__qualname__} have different "
+            f"hyperparameters of one name: {shown}. Rename one, leave it out with "
+            "save_hyperparameters(ignore=...), or use Trainer(enable_autolog_hparams=False)."
         )
     return {**of_data, **own}
 

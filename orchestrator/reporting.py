@@ -195,9 +195,7 @@ class Reporting:
 
     def _send(self, metrics: dict[str, float], step: int, *, with_epoch: bool = True) -> None:
         if metrics and self._engine.is_global_zero:
-            if (
-                with_epoch
-            ):  # batches of an evaluation are numbered by themselves: no place for training's epoch
+            if with_epoch:  # batches of an evaluation have numbers of their own
                 metrics.setdefault("epoch", self._engine.state.epoch)
             if "step" in metrics:
                 step = int(metrics.pop("step"))

@@ -31,6 +31,7 @@ from orchestrator.profilers.profiler import PassThroughProfiler
 from orchestrator.saving import LastFit
 from orchestrator.settings import Settings
 from orchestrator.state import TrainState
+from orchestrator.transfer import build_transfer
 
 if TYPE_CHECKING:
     from orchestrator.trainer import Trainer
@@ -110,7 +111,7 @@ class Probe(Engine):
     def _prepare(self) -> None:
         fit = self.job.fn == "fit"
         self.strategy.setup(self.module, training=fit)
-        self.transfer = self._build_transfer()
+        self.transfer = build_transfer(self.hooks, self.place.device, self.precision.dtype)
         if fit:
             self._configure_optimizers()
 

@@ -106,7 +106,7 @@ def test_what_is_set_is_checked_like_an_argument() -> None:
         trainer.check_val_every_n_epoch = None
     with pytest.raises(AttributeError, match="max_epochs, min_epochs, max_steps, min_steps"):
         trainer.fit_loop.restarting = True
-    with pytest.raises(AttributeError, match="fit_loop.epoch_progress"):
+    with pytest.raises(AttributeError, match=r"fit_loop\.epoch_progress"):
         _ = trainer.fit_loop.epoch_progress
     assert (trainer.max_epochs, trainer.check_val_every_n_epoch) == (2, 1)
 

@@ -271,7 +271,7 @@ def test_a_group_takes_what_fits_everywhere(tmp_path: Any) -> None:
 
 
 def test_a_schedule_over_the_length_of_training_is_no_hindrance() -> None:
-    """A module that plans its schedule by the estimated steps can be searched, by the Tuner and by callback."""
+    """A module that plans its schedule by the estimated steps can be searched, by either way."""
 
     class Cycling(Sized):
         def configure_optimizers(self) -> Any:
