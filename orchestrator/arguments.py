@@ -156,7 +156,7 @@ def callbacks_of(
     saves = next((type(item).__name__ for item in found if saves_checkpoints(item)), None)
     if saves is not None and enable_checkpointing is False:
         raise MisconfigurationError(
-            f"Trainer(enable_checkpointing=False) has a {saves} among its callbacks. Leave one of them out."
+            f"Trainer(enable_checkpointing=False) has {saves} among its callbacks. Leave one of them out."
         )
     bare, draws = settings.barebones, foreign.is_foreign_progress_bar
     for kind, addition, name, wanted, on in (
@@ -179,8 +179,7 @@ def callbacks_of(
         if own and (wanted is False or bare):
             argument = "barebones=True" if bare else f"{name}=False"
             raise MisconfigurationError(
-                f"Trainer({argument}) has a {type(own[0]).__name__} among its callbacks. "
-                "Leave one of them out."
+                f"Trainer({argument}) has {type(own[0]).__name__} among its callbacks. Leave one of them out."
             )
         if len(own) > 1:
             raise MisconfigurationError(
@@ -191,7 +190,7 @@ def callbacks_of(
             found.append(addition())
     if saves is not None and bare:
         raise MisconfigurationError(
-            f"Trainer(barebones=True) has a {saves} among its callbacks. Leave one of them out."
+            f"Trainer(barebones=True) has {saves} among its callbacks. Leave one of them out."
         )
     if settings.enable_checkpointing and saves is None:
         found.append(ModelCheckpoint())
@@ -265,6 +264,12 @@ def with_module_callbacks(callbacks: list[Callback], module: LightningModule) ->
         return callbacks
     found = module.configure_callbacks() or []
     added = list(found) if isinstance(found, (list, tuple)) else [found]
+    for item in added:
+        if not isinstance(item, Callback) and not foreign.is_foreign_callback(item):
+            raise MisconfigurationError(
+                f"{type(module).__qualname__}.configure_callbacks returned {item!r}, which is no Callback. "
+                f"{_instance_of(item, Callback)}"
+            )
     replaced = {type(item) for item in added}
     return checkpoints_last([item for item in callbacks if type(item) not in replaced] + added)
 
