@@ -1,88 +1,34 @@
 """The training loop: epochs of batches, evaluation in between, an end when one of the limits is reached.
 
-Plain functions over an engine. Everything that a batch needs is looked up once before the first. A rank
-whose data ends before another's goes on without samples, so nobody waits for it; `Feed` knows how many
-samples each rank has.
+What a fit does before and after it is in `orchestrator.run_fit`. Everything that a batch needs is looked up
+once before the first. A rank whose data ends before another's goes on without samples, so nobody waits for
+it; `Feed` knows how many samples each rank has.
 """
 
 from __future__ import annotations
 
 import time
 import warnings
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from modules import rng
 from orchestrator import validation_schedule as validation
 from orchestrator.callbacks.timer import has_timer
-from orchestrator.errors import MisconfigurationError
 from orchestrator.feed import Feed, make_feed
+from orchestrator.fit_validation import FitValidation
 from orchestrator.foreign import meets_ranks, watches_metrics
-from orchestrator.optimizers import SchedulerConfig
+from orchestrator.scheduler_steps import SchedulerSteps
 from orchestrator.settings import DEFAULT_MAX_EPOCHS
 from orchestrator.step import build_empty_step, build_step
 from orchestrator.step_parts import EmptyStep, Step, StepParts, Window
-from orchestrator.validation_schedule import ValidationClock
 
 if TYPE_CHECKING:
     from orchestrator.checkpoint.contents import Resumed
     from orchestrator.engine import Engine
 
 
-def run_fit(engine: Engine) -> None:
-    """Train until a limit is reached or somebody asks to stop."""
-    sanity_check(engine)
-    engine.state.stage = "train"
-    if engine.settings.limit_train_batches == 0:
-        return
-    engine.data.load_for_fit()
-    loop = _Loop(engine)
-    engine.agree_on_stopping()
-    if loop.feed.num_batches == 0:
-        return
-    if loop.is_over():
-        engine.say(f"Nothing is left to train: epoch {engine.state.epoch}, step {engine.state.global_step}.")
-        return
-    engine.say_global_batch()
-    engine.fold_seed()
-    if not engine.module.training:
-        warnings.warn(
-            f"{type(engine.module).__qualname__} is in eval mode and is trained in it: dropout is off, and "
-            "batch statistics stay. Call module.train() before fit, unless this is meant.",
-            stacklevel=2,
-        )
-    interval = engine.settings.val_check_interval
-    if isinstance(interval, timedelta):
-        engine.validation_clock = ValidationClock(interval, alone=engine.place.world_size == 1)
-    engine.call("on_train_start")
-    engine.agree_on_stopping()
-    while not loop.is_over():
-        loop.run_epoch()
-    engine.call("on_train_end")
-
-
-def sanity_check(engine: Engine) -> None:
-    """Try some validation batches before training, leaving no trace in metrics and random streams."""
-    batches = engine.settings.num_sanity_val_steps
-    if not batches or engine.job.ckpt_path is not None or not engine.data.has_validation():
-        return
-    with rng.isolated():
-        engine.state.stage = "sanity"
-        engine.call("on_sanity_check_start")
-        engine.data.load_validation()
-        limits = [
-            min(batches, limit) if batches > 0 and limit is not None else batches if batches > 0 else limit
-            for limit in engine.data.val_limits
-        ]
-        if limits:
-            engine.evaluate("sanity", engine.data.val, limits)
-        engine.call("on_sanity_check_end")
-    engine.board.clear()
-
-
-class _Loop:
+class TrainingLoop:
     """The training loop's own state: what is looked up once, and where the running epoch stands."""
 
     def __init__(self, engine: Engine) -> None:
@@ -92,8 +38,9 @@ class _Loop:
         self.feed = engine.feed = self.make_feed()
         self.loaded_for = engine.state.epoch
         self.manual = engine.manual
-        self.schedulers = engine.schedulers if self.manual is None else []
+        self.schedulers = SchedulerSteps(engine)
         self.window = Window()
+        self.validation = FitValidation(engine, self.window, self.schedulers)
         parts = StepParts(
             module=engine.module,
             strategy=engine.strategy,
@@ -111,7 +58,6 @@ class _Loop:
         self.step: Step
         self.empty_step: EmptyStep
         self.build_steps()
-        self.take_schedulers()
         self.max_epochs = self.settings.max_epochs
         if (
             self.max_epochs is None
@@ -155,13 +101,6 @@ class _Loop:
         self.engine.data.reload()
         self.feed = self.engine.feed = self.make_feed()
 
-    def take_schedulers(self) -> None:
-        """Look up which schedulers step when: a callback may have replaced one."""
-        self.schedulers = self.engine.schedulers if self.manual is None else []
-        by_step = [config for config in self.schedulers if config.interval == "step"]
-        self.step_schedulers = [config for config in by_step if not config.reduce_on_plateau]
-        self.plateau_step_schedulers = [config for config in by_step if config.reduce_on_plateau]
-
     # ---------------------------------------------------------------- ends
 
     def is_over(self) -> bool:
@@ -195,11 +134,11 @@ class _Loop:
         if resumed is not None and state.epoch_batches:
             engine.train_slots.restore(resumed.metrics)
             feed.start(state.epoch, state.epoch_batches, resumed.reading, resumed.totals)
-            self.val_every = _validation_interval(engine, feed.num_batches)
+            self.val_every = self.validation.interval(feed.num_batches)
             self.window.last = self.manual is not None or not resumed.gradients
             feed.is_over = feed.is_over or state.exhausted
             if not state.validated and self.is_validation_due():
-                self.validate()
+                self.validation.run()
         else:
             if resumed is not None:
                 feed.restore(resumed.reading)
@@ -208,8 +147,8 @@ class _Loop:
             engine.call("on_train_epoch_start")
             engine.accumulate = engine.trainer.accumulate_grad_batches
             feed.start(state.epoch)
-            self.val_every = _validation_interval(engine, feed.num_batches)
-        self.take_schedulers()
+            self.val_every = self.validation.interval(feed.num_batches)
+        self.schedulers.take()
         if engine.strategy.follow(engine.module):
             self.build_steps()
         complete = self.run_batches()
@@ -255,7 +194,7 @@ class _Loop:
         accumulate = engine.accumulate
         log_every = self.settings.log_every_n_steps
         alone = engine.strategy.world_size == 1
-        step_schedulers = self.step_schedulers
+        step_schedulers = self.schedulers.step_by_steps if self.schedulers.by_step else None
         max_steps = self.settings.max_steps
         val_every = self.val_every
         clock_decides = None if engine.validation_clock is None else engine.validation_clock.is_due
@@ -304,8 +243,8 @@ class _Loop:
             if window.last:
                 place = 0
                 state.windows += 1
-                if step_schedulers:
-                    self.step_by_steps(step_schedulers)
+                if step_schedulers is not None:
+                    step_schedulers()
             if feed.is_last:
                 self.exhaust()
             if batch_end and feed.has_batch:
@@ -332,11 +271,11 @@ class _Loop:
                 if clock_decides is None
                 else clock_decides()
             ):
-                self.validate()
+                self.validation.run()
                 val_at += val_every
             if (trainer.should_stop if alone else engine.stop_agreed) and self.should_stop():
                 if val_every and not state.validated:
-                    self.validate()
+                    self.validation.run()
                 break
         if feed.is_over and not state.exhausted:
             self.end_late(place)
@@ -351,18 +290,17 @@ class _Loop:
             window.by_hand = self.engine.strategy.world_size > 1  # its backward did not reduce
             self.empty_step(None, state.epoch_batches)
             state.windows += 1
-            if self.step_schedulers:
-                self.step_by_steps(self.step_schedulers)
+            self.schedulers.step_by_steps()
             if state.windows % self.settings.log_every_n_steps == 0:
                 self.engine.reporting.log_steps()
         self.exhaust()
         if self.val_every == validation.AT_EPOCH_END and not state.validated and state.epoch_batches:
-            self.validate()
+            self.validation.run()
 
     def exhaust(self) -> None:
         """Note that the epoch's batches are used up, and step the schedulers that count epochs."""
         self.state.exhausted = True
-        self.step_by_epochs()
+        self.schedulers.step_by_epochs()
 
     def is_validation_due(self) -> bool:
         """Whether validation belongs after the batches that were run."""
@@ -374,29 +312,6 @@ class _Loop:
     def carried_batches(self) -> int:
         """Return the batches of earlier epochs that count towards the next validation."""
         return validation.batches_carried(self.state.past_batches, self.settings.check_val_every_n_epoch)
-
-    def validate(self) -> None:
-        """Run validation, unless this epoch is one without."""
-        if not validation.validates_in(self.state.epoch, self.settings.check_val_every_n_epoch):
-            return
-        engine = self.engine
-        if self.window.last:
-            for hook in engine.hooks.of_module("on_validation_model_zero_grad"):
-                hook()
-        engine.rng_to_resume = rng.capture()
-        engine.evaluate("validate", engine.data.val, engine.data.val_limits, before_end=self.after_metrics)
-        if engine.validation_clock is not None:
-            engine.validation_clock.restart()
-        engine.agree_on_stopping()
-        if engine.untold:
-            engine.tell_standing()
-
-    def after_metrics(self) -> None:
-        """Take note that validation has run: a checkpoint written from here on goes on behind it."""
-        self.engine.rng_to_resume = None
-        for config in self.plateau_step_schedulers:
-            self.step_plateau(config)
-        self.state.validated = True
 
     def end_epoch(self, complete: bool) -> None:
         """Reduce the epoch's metrics, call the hooks, step plateau schedulers, save."""
@@ -411,10 +326,7 @@ class _Loop:
         if others or own:
             reduced = self.reduce_epoch()
         if complete:
-            for config in self.schedulers:
-                due = (state.epoch + 1) % config.frequency == 0
-                if config.interval == "epoch" and config.reduce_on_plateau and due:
-                    self.step_plateau(config)
+            self.schedulers.step_on_epoch_end()
         state.epoch_ended = complete
         for hook in engine.hooks.of_callbacks("on_train_epoch_end", watches_metrics):
             slots.enter("on_train_epoch_end")
@@ -432,47 +344,6 @@ class _Loop:
     def reduce_epoch(self) -> dict[tuple[str, str], float]:
         """Put the epoch's metrics on the board, reduced over ranks."""
         return self.engine.reporting.reduce(self.engine.train_slots, steps=True)
-
-    # ---------------------------------------------------------------- schedulers
-
-    def step_by_steps(self, configs: list[SchedulerConfig]) -> None:
-        """Step the schedulers that count optimizer steps."""
-        for config in configs:
-            if self.state.global_step % config.frequency == 0:
-                self.engine.step_scheduler(config, None)
-
-    def step_by_epochs(self) -> None:
-        """Step the schedulers that count epochs; before validation, like Lightning."""
-        for config in self.schedulers:
-            due = (self.state.epoch + 1) % config.frequency == 0
-            if config.interval == "epoch" and not config.reduce_on_plateau and due:
-                self.engine.step_scheduler(config, None)
-
-    def step_plateau(self, config: SchedulerConfig) -> None:
-        """Step a scheduler that watches a metric."""
-        metrics = self.engine.trainer.callback_metrics
-        value = metrics.get(config.monitor or "")
-        if value is None:
-            text = (
-                f"The scheduler watches {config.monitor!r}, which was not logged. There are "
-                f"{sorted(metrics)}. "
-                "Log it, or set 'strict': False to skip the scheduler until it appears."
-            )
-            if config.strict:
-                raise MisconfigurationError(text)
-            warnings.warn(text, stacklevel=2)
-            return
-        self.engine.step_scheduler(config, value)
-
-
-def _validation_interval(engine: Engine, num_batches: int | None) -> int:
-    """Return after how many batches validation runs: -1 at the epoch's end, 0 never."""
-    return validation.batches_between(
-        val_check_interval=engine.settings.val_check_interval,
-        check_val_every_n_epoch=engine.settings.check_val_every_n_epoch,
-        batches_in_epoch=num_batches,
-        validates=any(limit != 0 for limit in engine.data.val_limits),
-    )
 
 
 def _visible(outputs: Any) -> Any:

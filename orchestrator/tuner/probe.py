@@ -32,6 +32,7 @@ from orchestrator.saving import LastFit
 from orchestrator.settings import Settings
 from orchestrator.state import TrainState
 from orchestrator.strategies.sharding import refuse_sharded
+from orchestrator.transfer import build_transfer
 
 if TYPE_CHECKING:
     from orchestrator.trainer import Trainer
@@ -111,7 +112,7 @@ class Probe(Engine):
     def _prepare(self) -> None:
         fit = self.job.fn == "fit"
         self.strategy.setup(self.module, training=fit)
-        self.transfer = self._build_transfer()
+        self.transfer = build_transfer(self.hooks, self.place.device, self.precision.dtype)
         if fit:
             self._configure_optimizers()
 

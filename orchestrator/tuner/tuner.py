@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from modules import rng
 from modules.datamodule import LightningDataModule
 from modules.module import LightningModule
-from orchestrator import arguments
+from orchestrator.call_arguments import check_loaders, make_job
 from orchestrator.callbacks.batch_size_finder import BatchSizeFinder
 from orchestrator.callbacks.callback import Callback
 from orchestrator.callbacks.lr_finder import LearningRateFinder
@@ -174,8 +174,8 @@ class Tuner:
             )
 
     def _job(self, fn: str, model: Any, loaders: dict[str, Any], datamodule: Any) -> Job:
-        job = arguments.make_job(fn, model, datamodule, loaders, return_predictions=False, verbose=False)
-        arguments.check_loaders(job, self._trainer.settings, self._trainer.plan.num_workers)
+        job = make_job(fn, model, datamodule, loaders, return_predictions=False, verbose=False)
+        check_loaders(job, self._trainer.settings, self._trainer.plan.num_workers)
         return job
 
     def _run(self, job: Job, finder: LearningRateFinder | BatchSizeFinder) -> None:

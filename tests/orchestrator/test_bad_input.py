@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import orchestrator as pl
-from modules.module import LightningModule
+from modules.module_hooks import ModuleHooks
 from orchestrator.callbacks.callback import Callback
 from orchestrator.errors import MisconfigurationError
 from tests.orchestrator.tiny import Tiny, Validated, loader, loss_of, points, quiet_trainer
@@ -370,7 +370,7 @@ def module_hooks() -> list[str]:
     """The module's methods that a fit with validation calls."""
     names = [
         name
-        for name in vars(LightningModule)
+        for name in vars(ModuleHooks)
         if name.startswith(("on_", "configure_", "optimizer_"))
         and callable(getattr(pl.LightningModule, name))
         and "test" not in name
@@ -610,5 +610,5 @@ def test_a_hook_that_fails_after_a_failure_is_a_note_of_it() -> None:
             raise OSError("no space left")
 
     with pytest.raises(KeyError, match="first") as caught:
-        quiet_trainer(callbacks=[Falls()]).fit(Tiny(), loader(8))
+        quiet_trainer(Falls()).fit(Tiny(), loader(8))
     assert caught.value.__notes__ == ["Afterwards a hook failed too: OSError: no space left"]
