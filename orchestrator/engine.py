@@ -7,7 +7,7 @@ called, everything is torn down, and the exception goes on to the caller unchang
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -259,19 +259,19 @@ class Engine:
         self.state.status = "finished"
 
     def _on_failure(self, error: BaseException) -> None:
-        """Tell everybody about a failure; their own failures must not hide it."""
+        """Tell everybody about a failure; their own failures are notes of it, and must not hide it."""
         if self.place.world_size > 1 and "Expected to have finished reduction" in str(error):
             error.add_note("Some parameters got no gradient. Use strategy='ddp_find_unused_parameters_true'.")
         for hook in self.hooks.of_callbacks("on_exception"):
-            with contextlib.suppress(Exception):
+            with _noted_in(error):
                 hook(error)
         for hook in self.hooks.of_datamodule("on_exception"):
-            with contextlib.suppress(Exception):
+            with _noted_in(error):
                 hook(error)
         for logger in self._own_loggers():
-            with contextlib.suppress(Exception):
+            with _noted_in(error):
                 logger.finalize("failed")
-        with contextlib.suppress(Exception):
+        with _noted_in(error):
             self.call_teardown()
 
     def call(self, name: str) -> None:
@@ -419,3 +419,12 @@ class Engine:
             return dict(self.board.progress)
         metrics = self._bar.get_metrics(self.trainer, self.module)
         return {name: as_shown(value) for name, value in metrics.items()}
+
+
+@contextlib.contextmanager
+def _noted_in(error: BaseException) -> Iterator[None]:
+    """A context whose own exception becomes a note of `error`."""
+    try:
+        yield
+    except Exception as another:
+        error.add_note(f"Afterwards a hook failed too: {type(another).__name__}: {another}")

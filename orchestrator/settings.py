@@ -275,7 +275,7 @@ def _check_interval(value: Any) -> int | float | timedelta:
                 "1 to validate after every batch."
             )
         return found
-    if isinstance(value, float) and value > 1.0 and value == int(value):
+    if isinstance(value, float) and value > 1.0 and value.is_integer():
         return int(value)
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
     share = isinstance(value, float) and 0.0 < value <= 1.0

@@ -28,6 +28,7 @@ from orchestrator.precision import module_creation
 from orchestrator.predictions import returns_predictions
 from orchestrator.profilers.profiler import Profiler
 from orchestrator.profilers.selection import make_profiler
+from orchestrator.ray_objects import check_ray_objects
 from orchestrator.saving import LastFit, content_to_save
 from orchestrator.settings import Settings
 from orchestrator.state import TrainState
@@ -191,6 +192,7 @@ class Trainer(TrainerCalls, ArgparseForm):
         names = [field.name for field in fields(Settings) if field.name in given]
         self.settings = Settings.create(**{name: given[name] for name in names})
         self.plugins = parse_plugins(plugins)
+        check_ray_objects(scaling_config, placement_group)
         self._scaling_config = scaling_config
         self._placement_group = placement_group
         self.plan = self._make_plan(trial)

@@ -132,6 +132,13 @@ def _weights(
     return content
 
 
+def _way_to_leave_out(dropped: list[str]) -> str:
+    """Return how the user leaves out by themselves what a checkpoint cannot hold."""
+    if any("hyper_parameters" in item for item in dropped):
+        return "Use save_hyperparameters(ignore=[...]) to leave it out yourself."
+    return "Leave it out of what state_dict() or on_save_checkpoint() gives."
+
+
 def _plain(content: dict[str, Any], dropped: list[str], *, tells: bool) -> dict[str, Any]:
     """Return `content` as plain values and tensors; warn of what was left out if this process `tells`."""
     plain = {
@@ -142,8 +149,7 @@ def _plain(content: dict[str, Any], dropped: list[str], *, tells: bool) -> dict[
         warnings.warn(
             f"The checkpoint leaves out {', '.join(dropped)}: only tensors, numbers, strings and "
             "containers of them are kept, so that "
-            "a file can be loaded without running code. Use save_hyperparameters(ignore=[...]) to leave "
-            "it out yourself.",
+            f"a file can be loaded without running code. {_way_to_leave_out(dropped)}",
             stacklevel=3,
         )
     return plain

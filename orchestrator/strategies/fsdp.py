@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from orchestrator.errors import MisconfigurationError
 from orchestrator.strategies.ranks import GroupOfRanks
+from orchestrator.strategies.sharding import refuse_manual
 from orchestrator.strategies.specs import FSDPStrategy
 
 _NONE = object()
@@ -72,6 +73,8 @@ class FullySharded(GroupOfRanks):
 
     def setup(self, module: nn.Module, *, training: bool) -> None:
         """Make rank 0's weights everybody's, and keep a part of them. Communicates."""
+        if training:
+            refuse_manual(module)
         module.to(self.device)
         for item in [*module.parameters(), *module.buffers()]:
             if not isinstance(item, DTensor):

@@ -169,7 +169,7 @@ class Tuner:
         """Refuse to search where the trainer would search once more by itself."""
         if any(isinstance(item, kind) for item in self._trainer.callbacks):
             raise MisconfigurationError(
-                f"The trainer has a {kind.__name__} among its callbacks, which searches when it trains. "
+                f"The trainer has {kind.__name__} among its callbacks, which searches when it trains. "
                 "Leave it out, or do not use the Tuner."
             )
 

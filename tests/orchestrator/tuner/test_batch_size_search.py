@@ -198,7 +198,7 @@ def test_data_that_cannot_follow_is_refused() -> None:
         tuner.scale_batch_size(Sized(), batch_arg_name="size")
     with pytest.raises(MisconfigurationError, match=r"batches of 4 whatever self.batch_size is: \[2, 4\]"):
         tuner.scale_batch_size(Ignores())
-    with pytest.raises(MisconfigurationError, match="has a BatchSizeFinder among its callbacks"):
+    with pytest.raises(MisconfigurationError, match="has BatchSizeFinder among its callbacks"):
         Tuner(quiet_trainer(BatchSizeFinder())).scale_batch_size(Sized())
 
 

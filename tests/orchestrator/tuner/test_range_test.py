@@ -339,7 +339,7 @@ def test_modules_that_cannot_be_tuned_are_refused() -> None:
         tuner.lr_find(NoOptimizer())
     with pytest.raises(MisconfigurationError, match="Rated cannot be copied: TypeError"):
         tuner.lr_find(stuck)
-    with pytest.raises(MisconfigurationError, match="has a LearningRateFinder among its callbacks"):
+    with pytest.raises(MisconfigurationError, match="has LearningRateFinder among its callbacks"):
         Tuner(quiet_trainer(LearningRateFinder())).lr_find(Rated())
 
 
