@@ -367,7 +367,7 @@ class Engine:
             )
         for optimizer in self.optimizers:
             device.move_optimizer_state(optimizer, self.place.device)
-        self.strategy.optimizers = self.optimizers
+        self.strategy.optimizers = self.optimizers = self.strategy.adopt(self.module, self.optimizers)
         self._attach_optimizers()
 
     def _attach_optimizers(self) -> None:

@@ -43,6 +43,12 @@ class Strategy(Protocol):
         """Move the module to the device, and make it ready for training. Communicates when `training`."""
         ...
 
+    def adopt(self, module: torch.nn.Module, optimizers: list[Optimizer]) -> list[Optimizer]:
+        """Take the optimizers of the module that was set up for training; return those that are to be
+        stepped. Communicates where it returns others.
+        """
+        ...
+
     def step_of(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """Return `step`, a step of the module that was set up, as it must be called for evaluation."""
         ...
@@ -93,6 +99,12 @@ class Strategy(Protocol):
 
     def reduce_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replace each gradient by the mean over ranks, absent ones counting as zero. Communicates."""
+        ...
+
+    def scale_gradients(self, parameters: Iterable[torch.nn.Parameter], factor: float | torch.Tensor) -> None:
+        """Multiply the reduced gradients of an optimizer's parameters by `factor`, a number or a tensor of
+        one.
+        """
         ...
 
     def reduce_after_backward(self, parameters: Iterable[torch.nn.Parameter]) -> None:
