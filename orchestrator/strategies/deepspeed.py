@@ -32,6 +32,15 @@ from orchestrator.strategies.zero_optimizer import Part, ZeroOptimizer, whole_pa
 
 _WHOLE = ("Adafactor", "Muon")
 """Optimizers whose arithmetic needs a parameter's shape, which a flat part has lost."""
+_CALLBACKS = {
+    "BaseFinetuning": "what needs gradients is dealt once",
+    "BatchSizeFinder": "it tries on a copy of the module",
+    "LearningRateFinder": "it tries on a copy of the module",
+    "ModelPruning": "it changes weights",
+    "StochasticWeightAveraging": "it changes weights",
+    "WeightAveraging": "it changes weights",
+}
+"""Callbacks that read or change weights themselves, each with what is in the way."""
 
 
 class Zero(RanksInStep):
@@ -46,6 +55,7 @@ class Zero(RanksInStep):
     """
 
     name = "deepspeed"
+    clips = True
 
     def __init__(
         self,
@@ -96,8 +106,8 @@ class Zero(RanksInStep):
         """
         if self._engine is not None:
             raise MisconfigurationError(
-                "Trainer(strategy='deepspeed') has dealt the optimizer's state and cannot begin again, which "
-                "LearningRateFinder asks for. Find the rate with strategy='ddp' first."
+                "Trainer(strategy='deepspeed') has dealt the optimizer's state and cannot begin again with "
+                "new optimizers. Configure them once."
             )
         if len(optimizers) > 1:
             raise MisconfigurationError(
@@ -246,7 +256,7 @@ class Zero(RanksInStep):
         """Return a context in which parameters are whole; with `writes`, rank 0's changes are everybody's."""
         if not self.deals_weights:
             return contextlib.nullcontext()
-        from deepspeed.zero import GatheredParameters
+        from deepspeed.runtime.zero import GatheredParameters
 
         return cast(
             contextlib.AbstractContextManager[Any],
@@ -310,6 +320,18 @@ def _refuse(module: nn.Module) -> None:
             "Trainer(strategy='deepspeed'): they are dealt to the ranks. Use "
             "Trainer(gradient_clip_val=...), or strategy='fsdp'."
         )
+    if "training_step" in module.__dict__:
+        raise MisconfigurationError(
+            f"{name}.training_step is compiled, and DeepSpeed's hooks cannot be compiled with it under "
+            "Trainer(strategy='deepspeed'). Leave torch.compile out, or use strategy='fsdp'."
+        )
+    for callback in cast(Any, module).trainer.callbacks:
+        for base in type(callback).__mro__:
+            if base.__name__ in _CALLBACKS:
+                raise MisconfigurationError(
+                    f"{type(callback).__qualname__} does not work with Trainer(strategy='deepspeed'): "
+                    f"{_CALLBACKS[base.__name__]}. Leave it out, or use strategy='ddp'."
+                )
 
 
 def _trainable(module: nn.Module) -> frozenset[int]:

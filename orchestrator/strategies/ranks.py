@@ -24,6 +24,8 @@ class GroupOfRanks:
         device: Where this rank's module lives.
     """
 
+    clips = False
+
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.rank = dist.get_rank()

@@ -21,6 +21,7 @@ class Alone:
     rank = 0
     world_size = 1
     in_step = False
+    clips = False
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -24,6 +24,7 @@ class Strategy(Protocol):
         world_size: Ranks.
         device: Where the module lives.
         in_step: Every forward pass is a collective, so ranks must run equally many.
+        clips: The optimizer's step clips gradients, so the loop does not.
         training_step: Runs the module's training step so that its backward reduces gradients; set by `setup`.
             With manual optimization backward need not: `reduce_after_backward` follows each.
         optimizers: The optimizers of a fit.
@@ -35,6 +36,7 @@ class Strategy(Protocol):
     world_size: int
     device: torch.device
     in_step: bool
+    clips: bool
     training_step: Callable[..., Any]
     optimizers: list[Optimizer]
     local_step: Callable[..., Any]
