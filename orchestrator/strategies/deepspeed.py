@@ -24,7 +24,6 @@ from torch.optim import Optimizer
 from modules.module import LightningModule
 from orchestrator.errors import MisconfigurationError
 from orchestrator.hooks import overrides
-from orchestrator.optimizers import needs_closure
 from orchestrator.strategies.deepspeed_config import full_config
 from orchestrator.strategies.in_step import RanksInStep, Steps
 from orchestrator.strategies.specs import DeepSpeedStrategy
@@ -116,13 +115,20 @@ class Zero(RanksInStep):
                 "strategy='fsdp'."
             )
         for optimizer in optimizers:
-            if needs_closure(optimizer) or type(optimizer).__name__ in _WHOLE:
+            if type(optimizer).__name__ in _WHOLE:
                 raise MisconfigurationError(
                     f"configure_optimizers returned {type(optimizer).__name__}, whose step needs whole "
                     "parameters, and Trainer(strategy='deepspeed') deals flat parts. Use one that works "
                     "element by element, such as AdamW, or strategy='fsdp'."
                 )
-            groups = [list(group["params"]) for group in optimizer.param_groups if group["params"]]
+            for number, group in enumerate(optimizer.param_groups):
+                if not any(item.requires_grad for item in group["params"]):
+                    raise MisconfigurationError(
+                        f"configure_optimizers returned an optimizer whose group {number} has no parameter "
+                        "that needs gradients, and Trainer(strategy='deepspeed') deals those of each group. "
+                        "Leave the group out."
+                    )
+            groups = [list(group["params"]) for group in optimizer.param_groups]
             self._start(module, optimizer)
             self._optimizer = ZeroOptimizer(optimizer, groups, self._engine, self.spec.stage)
         if self._engine is None and self.deals_weights:

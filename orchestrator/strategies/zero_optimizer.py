@@ -75,6 +75,7 @@ class ZeroOptimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state by the module's parameters, with a `Part` in the place of each dealt tensor."""
+        self._link()
         state: dict[int, dict[str, Any]] = {}
         groups: list[dict[str, Any]] = []
         first = 0
@@ -121,14 +122,20 @@ class ZeroOptimizer:
             model = next((item for item in parameters if found[item]), None)
             if model is not None:
                 self._make_room(number, found[model])
-        if self.stage < 3:
-            zero = self._engine.optimizer
-            zero._hp_optimizer_states_linked = not self.optimizer.state
-            zero._lazy_init_hp_params_optimizer_state()
+        self._link()
         for parameter, entry in found.items():
             for key, value in entry.items():
                 if isinstance(value, Tensor) and value.ndim and parameter.requires_grad:
                     self._put(parameter, key, value)
+
+    def _link(self) -> None:
+        """Let parameters know their parts of the state; DeepSpeed does it once, after the first group's step,
+        when other groups have none yet.
+        """
+        if self.stage < 3 and self.optimizer.state:
+            zero = self._engine.optimizer
+            zero._hp_optimizer_states_linked = False
+            zero._lazy_init_hp_params_optimizer_state()
 
     def _make_room(self, group: int, entry: dict[str, Any]) -> None:
         """Give a group's flat parts a state of the same keys as `entry`, of zeros where it is dealt."""

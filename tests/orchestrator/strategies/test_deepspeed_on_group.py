@@ -14,11 +14,17 @@ from torch.utils.data import DataLoader, IterableDataset
 import orchestrator as pl
 from orchestrator.callbacks import EMAWeightAveraging, LearningRateFinder, ModelCheckpoint
 from orchestrator.errors import MisconfigurationError
+from orchestrator.strategies import DeepSpeedStrategy
 from tests.orchestrator.groups import Net, group_trainer, loader
 from tests.orchestrator.tiny import assert_equal_weights
 
 pytestmark = [pytest.mark.extras, pytest.mark.ray]
-STAGES = ("deepspeed_stage_1", "deepspeed_stage_2", "deepspeed_stage_3")
+STAGES: dict[str, Any] = {
+    "1": "deepspeed_stage_1",
+    "2": "deepspeed_stage_2",
+    # DeepSpeed leaves small weights whole unless it is told not to.
+    "3": DeepSpeedStrategy(stage=3, config={"zero_optimization": {"stage3_param_persistence_threshold": 0}}),
+}
 UNEVEN = 36
 """Samples in batches of 4 on 2 ranks: the last batch is rank 0's alone."""
 
@@ -52,6 +58,17 @@ class Frozen(Odd):
         super().__init__()
         self.net[0].requires_grad_(False)
 
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=0.01)
+
+
+class FrozenGroup(Odd):
+    """A group of parameters that do not train."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net[0].requires_grad_(False)
+
 
 class StepsItself(Odd):
     """Calls the optimizer's step with its closure."""
@@ -68,11 +85,11 @@ class Manual(Net):
         self.automatic_optimization = False
 
 
-class WithClosure(Net):
-    """Its optimizer runs the forward pass itself."""
+class WholeTensors(Net):
+    """Its optimizer looks at rows and columns."""
 
     def configure_optimizers(self) -> Any:
-        return torch.optim.LBFGS(self.parameters())
+        return torch.optim.Adafactor(self.parameters())
 
 
 class ClipsItself(Net):
@@ -110,7 +127,7 @@ def fitted(root: Path, strategy: Any, module: Net | None = None, **arguments: An
     """A module after training on 2 ranks whose data ends unevenly, with validation that does too."""
     module = Odd() if module is None else module
     ckpt_path = arguments.pop("ckpt_path", None)
-    data = arguments.pop("data", None) or loader(UNEVEN, batch_size=4)
+    data = arguments.pop("data") if "data" in arguments else loader(UNEVEN, batch_size=4)
     trainer = group_trainer(root, strategy=strategy, **{"max_epochs": 1, **arguments})
     trainer.fit(module, data, loader(20, batch_size=3), ckpt_path=ckpt_path)
     module.metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}  # type: ignore[assignment]
@@ -121,7 +138,7 @@ def fitted(root: Path, strategy: Any, module: Net | None = None, **arguments: An
 def test_zero_is_bit_equal_to_ddp(tmp_path: Path, make: type[Net]) -> None:
     """On 2 ranks weights and metrics are DDP's to the bit in all stages, also where ranks end unevenly."""
     expected = fitted(tmp_path, "ddp", make())
-    for strategy in STAGES:
+    for strategy in STAGES.values():
         found = fitted(tmp_path, strategy, make())
         assert_equal_weights(found, expected)
         assert found.metrics == expected.metrics
@@ -141,7 +158,7 @@ def test_zero_is_ddp_up_to_the_order_of_sums(tmp_path: Path, arguments: dict[str
     """Accumulated, clipped and mixed, weights are DDP's but for the last digit."""
     expected = fitted(tmp_path, "ddp", **arguments).state_dict()
     plain = fitted(tmp_path, "ddp").state_dict()
-    for strategy in (*STAGES, "deepspeed_stage_2_offload", "deepspeed_stage_3_offload"):
+    for strategy in (*STAGES.values(), "deepspeed_stage_2_offload", "deepspeed_stage_3_offload"):
         found = fitted(tmp_path, strategy, **arguments).state_dict()
         for name, weight in found.items():
             torch.testing.assert_close(weight, expected[name], rtol=0, atol=2e-7)
@@ -152,23 +169,23 @@ def test_a_window_that_ends_early_is_divided_by_its_own_size(tmp_path: Path) -> 
     """Where only the data's end shows that a window is over, its gradients are rescaled as under DDP."""
     arguments: dict[str, Any] = {"accumulate_grad_batches": 3, "join_uneven": True}
     expected = fitted(tmp_path, "ddp", data=DataLoader(Stream(), batch_size=4), **arguments).state_dict()
-    for strategy in STAGES:
+    for strategy in STAGES.values():
         found = fitted(tmp_path, strategy, data=DataLoader(Stream(), batch_size=4), **arguments)
         for name, weight in found.state_dict().items():
             torch.testing.assert_close(weight, expected[name], rtol=0, atol=2e-7)
 
 
-@pytest.mark.parametrize("strategy", STAGES)
-def test_each_rank_keeps_a_part_and_all_comes_home(tmp_path: Path, strategy: str) -> None:
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_rank_keeps_a_part_and_all_comes_home(tmp_path: Path, stage: str) -> None:
     """State is dealt, weights in stage 3; the module comes home whole, in place and without traces."""
     watches, module = Watches(), Odd()
     before = {name: (item, item.numel()) for name, item in module.named_parameters()}
     total = sum(size for _, size in before.values())
-    trainer = group_trainer(tmp_path, strategy=strategy, max_epochs=1, callbacks=[watches])
+    trainer = group_trainer(tmp_path, strategy=STAGES[stage], max_epochs=1, callbacks=[watches])
     trainer.fit(module, loader(16), loader(20, batch_size=3))
     assert watches.is_adam
     assert total / 2 <= watches.moments < total / 2 + 16
-    assert watches.weights == (0 if strategy == "deepspeed_stage_3" else total)
+    assert watches.weights == (0 if stage == "3" else total)
     for name, item in module.named_parameters():
         assert item is before[name][0]
         assert item.numel() == before[name][1]
@@ -187,13 +204,13 @@ def test_each_rank_keeps_a_part_and_all_comes_home(tmp_path: Path, strategy: str
 
 def test_checkpoints_are_everybodys(tmp_path: Path) -> None:
     """A run goes on from any strategy's checkpoint and ends as the unbroken run does, to the bit."""
-    names = ("ddp", *STAGES)
+    strategies = {"ddp": "ddp", **STAGES}
     states = {}
-    for name in names:
+    for name, strategy in strategies.items():
         saver = ModelCheckpoint(
             dirpath=tmp_path / name, filename="{step}", save_top_k=-1, every_n_train_steps=3
         )
-        end = fitted(tmp_path, name, max_epochs=2, callbacks=[saver], enable_checkpointing=True)
+        end = fitted(tmp_path, strategy, max_epochs=2, callbacks=[saver], enable_checkpointing=True)
         states[name] = torch.load(tmp_path / name / "step=3.ckpt", weights_only=True)
         expected, (theirs,) = states["ddp"]["state_dict"], states["ddp"]["optimizer_states"]
         (ours,) = states[name]["optimizer_states"]
@@ -206,13 +223,13 @@ def test_checkpoints_are_everybodys(tmp_path: Path) -> None:
         if name == "ddp":
             unbroken = end
         assert_equal_weights(end, unbroken)
-    for start, other in [(name, name) for name in STAGES] + [("ddp", STAGES[0]), ("ddp", STAGES[2])]:
+    for start, other in [(name, name) for name in STAGES] + [("ddp", "1"), ("ddp", "3"), ("2", "3")]:
         path = tmp_path / start / "step=3.ckpt"
-        assert_equal_weights(fitted(tmp_path, other, max_epochs=2, ckpt_path=path), unbroken)
+        assert_equal_weights(fitted(tmp_path, strategies[other], max_epochs=2, ckpt_path=path), unbroken)
     for start in STAGES:
         path = tmp_path / start / "step=3.ckpt"
         assert_equal_weights(fitted(tmp_path, "ddp", max_epochs=2, ckpt_path=path), unbroken)
-    trainer = group_trainer(tmp_path, strategy="deepspeed_stage_3")
+    trainer = group_trainer(tmp_path, strategy=STAGES["3"])
     trainer.validate(Odd(), loader(20, batch_size=3), ckpt_path=path, verbose=False)
     assert float(trainer.callback_metrics["val_loss"]) > 0
 
@@ -221,12 +238,13 @@ def test_checkpoints_are_everybodys(tmp_path: Path) -> None:
     ("make", "arguments", "message"),
     [
         (Manual, {}, "Manual.automatic_optimization is False.*automatic optimization"),
-        (WithClosure, {}, "LBFGS, whose step needs whole parameters.*AdamW"),
+        (WholeTensors, {}, "Adafactor, whose step needs whole parameters.*AdamW"),
+        (FrozenGroup, {}, "group 0 has no parameter that needs gradients.*Leave the group out"),
         (ClipsItself, {}, "ClipsItself.configure_gradient_clipping.*gradient_clip_val"),
         (Net, {"callbacks": [EMAWeightAveraging()]}, "EMAWeightAveraging.*changes weights"),
         (Net, {"callbacks": [LearningRateFinder()]}, "LearningRateFinder.*copy of the module"),
     ],
-    ids=["manual", "lbfgs", "clipping", "averaging", "finder"],
+    ids=["manual", "whole", "frozen", "clipping", "averaging", "finder"],
 )
 def test_what_cannot_be_dealt_is_refused(
     tmp_path: Path, make: type[Net], arguments: dict[str, Any], message: str
