@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import logging
 import os
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
@@ -149,8 +152,8 @@ class Zero(RanksInStep):
             offload_optimizer=self.spec.offload_optimizer and optimizer is not None,
             offload_parameters=self.spec.offload_parameters,
         )
-        deepspeed = _deepspeed(self.device)
-        with _local_rank(self.device):
+        with _local_rank(self.device), _quiet():
+            deepspeed = _deepspeed(self.device)
             self._engine, *_ = deepspeed.initialize(
                 model=Steps(module), optimizer=optimizer, config=config, dist_init_required=False
             )
@@ -379,6 +382,14 @@ def _local_rank(device: torch.device) -> Iterator[None]:
             os.environ["LOCAL_RANK"] = before
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """A context in which DeepSpeed does not tell what it has built, nor its imports what they dislike."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _deepspeed(device: torch.device) -> Any:
     """Return the package, told which kind of device it is for, and to be quiet."""
     os.environ.setdefault("DS_ACCELERATOR", device.type)
@@ -391,8 +402,6 @@ def _deepspeed(device: torch.device) -> Any:
 
 def _forget_group() -> None:
     """Make DeepSpeed forget the process group, which ends with the call; the next call has another."""
-    import sys
-
     if "deepspeed" in sys.modules:
         from deepspeed.comm import comm
         from deepspeed.runtime.zero import parameter_offload
