@@ -50,7 +50,7 @@ class TrainingLoop:
             optimizer=engine.optimizers[0] if engine.optimizers else None,
             wrapped=engine.lightning_optimizers[0] if engine.optimizers else None,
             window=self.window,
-            clip_val=self.settings.gradient_clip_val,
+            clip_val=None if engine.strategy.clips else self.settings.gradient_clip_val,
             clip_algorithm=self.settings.gradient_clip_algorithm,
         )
         self.parts = parts

@@ -75,7 +75,7 @@ def _take(engine: Engine) -> None:
         )
     for optimizer in engine.optimizers:
         device.move_optimizer_state(optimizer, engine.place.device)
-    engine.strategy.optimizers = engine.optimizers
+    engine.strategy.optimizers = engine.optimizers = engine.strategy.adopt(module, engine.optimizers)
     _attach(engine)
 
 

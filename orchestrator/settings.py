@@ -30,7 +30,7 @@ class Settings:
     """The Trainer's arguments, as `Trainer` documents them.
 
     Attributes:
-        strategy: auto, single, ddp or fsdp.
+        strategy: auto, single, ddp, fsdp or deepspeed.
         strategy_spec: What the strategy's name or instance says in detail; None for auto.
         strategy_note: What the plan adds about a name that means something else in Lightning.
         devices: A number, ``"auto"``, or the numbers of GPUs.

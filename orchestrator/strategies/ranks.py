@@ -7,11 +7,12 @@ out.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 T = TypeVar("T")
 
@@ -23,10 +24,24 @@ class GroupOfRanks:
         device: Where this rank's module lives.
     """
 
+    clips = False
+
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
+
+    def adopt(
+        self, module: nn.Module, optimizers: list[torch.optim.Optimizer]
+    ) -> list[torch.optim.Optimizer]:
+        """Return `optimizers`: they step their parameters themselves."""
+        return optimizers
+
+    def scale_gradients(self, parameters: Iterable[nn.Parameter], factor: float | Tensor) -> None:
+        """Multiply the parameters' gradients by `factor`."""
+        gradients = [item.grad for item in parameters if item.grad is not None]
+        if gradients:
+            torch._foreach_mul_(gradients, factor)
 
     def gather(self, value: T) -> list[T]:
         """Return every rank's `value`, by rank."""
