@@ -137,7 +137,7 @@ def callbacks_of(
     saves = next((type(item).__name__ for item in found if saves_checkpoints(item)), None)
     if saves is not None and enable_checkpointing is False:
         raise MisconfigurationError(
-            f"Trainer(enable_checkpointing=False) has a {saves} among its callbacks. Leave one of them out."
+            f"Trainer(enable_checkpointing=False) has {saves} among its callbacks. Leave one of them out."
         )
     bare, draws = settings.barebones, foreign.is_foreign_progress_bar
     for kind, addition, name, wanted, on in (
@@ -160,8 +160,7 @@ def callbacks_of(
         if own and (wanted is False or bare):
             argument = "barebones=True" if bare else f"{name}=False"
             raise MisconfigurationError(
-                f"Trainer({argument}) has a {type(own[0]).__name__} among its callbacks. "
-                "Leave one of them out."
+                f"Trainer({argument}) has {type(own[0]).__name__} among its callbacks. Leave one of them out."
             )
         if len(own) > 1:
             raise MisconfigurationError(
@@ -172,7 +171,7 @@ def callbacks_of(
             found.append(addition())
     if saves is not None and bare:
         raise MisconfigurationError(
-            f"Trainer(barebones=True) has a {saves} among its callbacks. Leave one of them out."
+            f"Trainer(barebones=True) has {saves} among its callbacks. Leave one of them out."
         )
     if settings.enable_checkpointing and saves is None:
         found.append(ModelCheckpoint())

@@ -88,6 +88,12 @@ def with_module_callbacks(callbacks: list[Callback], module: LightningModule) ->
         return callbacks
     found = module.configure_callbacks() or []
     added = list(found) if isinstance(found, (list, tuple)) else [found]
+    for item in added:
+        if not isinstance(item, Callback) and not foreign.is_foreign_callback(item):
+            raise MisconfigurationError(
+                f"{type(module).__qualname__}.configure_callbacks returned {item!r}, which is no Callback. "
+                f"{instance_of(item, Callback)}"
+            )
     replaced = {type(item) for item in added}
     return checkpoints_last([item for item in callbacks if type(item) not in replaced] + added)
 

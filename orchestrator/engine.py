@@ -7,7 +7,7 @@ called, everything is torn down, and the exception goes on to the caller unchang
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +28,7 @@ from orchestrator.epoch_outputs import collectors
 from orchestrator.evaluate import evaluate, gradient_context
 from orchestrator.feed import Feed
 from orchestrator.hooks import HookTable, overrides
+from orchestrator.hyperparameter_log import logged_hyperparameters
 from orchestrator.job import Job
 from orchestrator.lightning_optimizer import LightningOptimizer
 from orchestrator.loaders import Loaders
@@ -229,7 +230,8 @@ class Engine:
         self.strategy.setup(self.module, training=fn == "fit")
         self.transfer = build_transfer(self.hooks, self.place.device, self.precision.dtype)
         if fn == "fit":
-            self._configure_optimizers()
+            if not self.job.only_tunes:  # nothing is trained: no length to plan a schedule by
+                self._configure_optimizers()
             self._to_resume = checkpoint
         if self.instruments is not None:
             self.instruments.install(self)
@@ -248,6 +250,7 @@ class Engine:
 
     def _evaluate_only(self, fn: str) -> Any:
         kind = {"validate": "val", "test": "test", "predict": "predict"}[fn]
+        self._log_hyperparameters()
         for hook in self.hooks.of_callbacks("before_evaluation_data"):
             hook()
         if getattr(self.settings, f"limit_{kind}_batches") == 0:
@@ -275,17 +278,19 @@ class Engine:
                 logger.finalize(status)
 
     def _on_failure(self, error: BaseException) -> None:
-        """Tell everybody about a failure; their own failures must not hide it."""
+        """Tell everybody about a failure; their own failures are notes of it, and must not hide it."""
         if self.place.world_size > 1 and "Expected to have finished reduction" in str(error):
             error.add_note("Some parameters got no gradient. Use strategy='ddp_find_unused_parameters_true'.")
         for hook in self.hooks.of_callbacks("on_exception"):
-            with contextlib.suppress(Exception):
+            with _noted_in(error):
                 hook(error)
         for hook in self.hooks.of_datamodule("on_exception"):
-            with contextlib.suppress(Exception):
+            with _noted_in(error):
                 hook(error)
-        self._end_loggers("failed")
-        with contextlib.suppress(Exception):
+        for logger in self._own_loggers():
+            with _noted_in(error):
+                logger.finalize("failed")
+        with _noted_in(error):
             self.call_teardown()
 
     def call(self, name: str) -> None:
@@ -339,12 +344,10 @@ class Engine:
             self.instruments.watch_optimizers(self.optimizers)
 
     def _log_hyperparameters(self) -> None:
-        values: dict[str, Any] = {}
-        for owner in (self.datamodule, self.module):
-            if owner is not None and owner._log_hyperparams:
-                values.update(owner.hparams_initial)
+        wanted = self.settings.enable_autolog_hparams and self.trainer.loggers
+        values = logged_hyperparameters(self.module, self.datamodule) if wanted else {}
         for logger in self._own_loggers():
-            if values and self.settings.enable_autolog_hparams:
+            if values:
                 logger.log_hyperparams(values)
             logger.log_graph(self.module)
             logger.save()
@@ -436,3 +439,12 @@ class Engine:
             return dict(self.board.progress)
         metrics = self._bar.get_metrics(self.trainer, self.module)
         return {name: as_shown(value) for name, value in metrics.items()}
+
+
+@contextlib.contextmanager
+def _noted_in(error: BaseException) -> Iterator[None]:
+    """A context whose own exception becomes a note of `error`."""
+    try:
+        yield
+    except Exception as another:
+        error.add_note(f"Afterwards a hook failed too: {type(another).__name__}: {another}")

@@ -18,7 +18,7 @@ from orchestrator.fit_validation import FitValidation
 from orchestrator.foreign import meets_ranks, watches_metrics
 from orchestrator.recovery import BatchEnd, Recovery, can_recover
 from orchestrator.scheduler_steps import SchedulerSteps
-from orchestrator.settings import DEFAULT_MAX_EPOCHS
+from orchestrator.settings import DEFAULT_MAX_EPOCHS, Settings
 from orchestrator.step import build_empty_step, build_step
 from orchestrator.step_parts import EmptyStep, Step, StepParts, Window, visible
 
@@ -33,7 +33,6 @@ class TrainingLoop:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.state = engine.state
-        self.settings = engine.settings
         self.recovers = can_recover(engine)
         self.feed = engine.feed = self.make_feed()
         self.recovery = Recovery(engine) if self.recovers else None
@@ -52,7 +51,7 @@ class TrainingLoop:
             optimizer=engine.optimizers[0] if engine.optimizers else None,
             wrapped=engine.lightning_optimizers[0] if engine.optimizers else None,
             window=self.window,
-            clip_val=self.settings.gradient_clip_val,
+            clip_val=None if engine.strategy.clips else self.settings.gradient_clip_val,
             clip_algorithm=self.settings.gradient_clip_algorithm,
             before_commit=None if self.recovery is None else self.recovery.before_commit,
         )
@@ -60,13 +59,13 @@ class TrainingLoop:
         self.step: Step
         self.empty_step: EmptyStep
         self.build_steps()
-        self.max_epochs = self.settings.max_epochs
+        self.default_epochs: int | None = None
         if (
-            self.max_epochs is None
+            self.settings.max_epochs is None
             and self.settings.max_steps == -1
             and not has_timer(engine.trainer.callbacks)
         ):
-            self.max_epochs = DEFAULT_MAX_EPOCHS
+            self.default_epochs = DEFAULT_MAX_EPOCHS
             if engine.is_global_zero:
                 warnings.warn(
                     f"Trainer(max_epochs=None) trains for {DEFAULT_MAX_EPOCHS} epochs. Set max_epochs, "
@@ -74,6 +73,11 @@ class TrainingLoop:
                     stacklevel=2,
                 )
         self.val_every = 0
+
+    @property
+    def settings(self) -> Settings:
+        """The arguments as they are now: a hook may have set some."""
+        return self.engine.settings
 
     def build_steps(self) -> None:
         """Build what runs a batch, from the strategy's training step as it is now."""
@@ -108,8 +112,9 @@ class TrainingLoop:
 
     def is_over(self) -> bool:
         """Whether training has reached a limit or was asked to stop."""
-        state = self.state
-        if self.max_epochs is not None and self.max_epochs != -1 and state.epoch >= self.max_epochs:
+        epochs = self.settings.max_epochs
+        epochs = self.default_epochs if epochs is None else epochs
+        if epochs is not None and epochs != -1 and self.state.epoch >= epochs:
             return True
         return self.steps_are_over() or self.should_stop()
 
@@ -149,6 +154,8 @@ class TrainingLoop:
             state.epoch_batches = 0
             state.validated = state.epoch_ended = state.exhausted = False
             engine.call("on_train_epoch_start")
+            if engine.hooks["on_train_epoch_start"]:
+                engine.agree_on_stopping()
             engine.accumulate = engine.trainer.accumulate_grad_batches
             feed.start(state.epoch)
             self.val_every = self.validation.interval(feed.num_batches)
@@ -159,7 +166,7 @@ class TrainingLoop:
             self.recovery.meet()
         if resumed is not None and not state.validated and self.is_validation_due():
             self.validate()
-        self.finish_epoch(self.run_batches())
+        self.finish_epoch(not self.should_stop() and self.run_batches())
 
     def finish_epoch(self, complete: bool) -> None:
         """End the epoch behind its batches."""
@@ -350,6 +357,8 @@ class TrainingLoop:
                 self.validate()
                 val_at += val_every
             if (trainer.should_stop if alone else engine.stop_agreed) and self.should_stop():
+                if alone and window.last and not state.validated and state.windows % log_every:
+                    engine.reporting.log_steps(outputs)
                 if val_every and not state.validated:
                     self.validate()
                 break

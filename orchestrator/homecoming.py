@@ -25,6 +25,7 @@ from modules.module import LightningModule
 from orchestrator import foreign
 from orchestrator.board import Board
 from orchestrator.metric_objects import is_synced
+from orchestrator.settings import Settings
 from orchestrator.state import TrainState
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Luggage:
         board: The metrics.
         batch_counts: Batches of each loader, by kind of data.
         should_stop: Whether somebody asked to stop.
+        settings: The arguments; hooks may have set some.
         rng: The random state.
         result: What the call returns.
         stopped: Why the sweep ended the trial, or None.
@@ -63,6 +65,7 @@ class Luggage:
     board: Board
     batch_counts: dict[str, list[int | float]]
     should_stop: bool
+    settings: Settings
     rng: dict[str, Any]
     result: Any
     stopped: str | None
@@ -125,6 +128,7 @@ def pack(trainer: Trainer, job: Job, result: Any, stopped: str | None) -> Luggag
         board=trainer.board,
         batch_counts=_batch_counts(trainer),
         should_stop=trainer.should_stop,
+        settings=trainer.settings,
         rng=state_rng,
         result=result,
         stopped=stopped,
@@ -140,6 +144,7 @@ def unpack(trainer: Trainer, job: Job, luggage: Luggage) -> Any:
     trainer.board = luggage.board
     trainer.batch_counts = luggage.batch_counts
     trainer.should_stop = luggage.should_stop
+    trainer.settings = luggage.settings
     rng.restore(luggage.rng)
     if luggage.left:
         warnings.warn(

@@ -8,7 +8,10 @@ optimizer is a warning.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from torch.optim import Optimizer
 
 from modules.module import LightningModule
 from modules.optimization import Optimization
@@ -33,6 +36,23 @@ def set_up_optimizers(engine: Engine) -> None:
     engine.optimizers, engine.schedulers = parse(
         module.configure_optimizers(), automatic=module.automatic_optimization
     )
+    _take(engine)
+
+
+def replace_optimizers(engine: Engine, given: Sequence[Optimizer]) -> None:
+    """Train with other optimizers than the module has configured; schedulers stay with those of theirs.
+
+    Raises:
+        MisconfigurationError: They are none, or cannot be used in this run.
+    """
+    automatic = engine.module.automatic_optimization
+    engine.optimizers, _ = parse(list(given), automatic=automatic)
+    _take(engine)
+
+
+def _take(engine: Engine) -> None:
+    """Check the engine's optimizers and schedulers, and bring them where they are used."""
+    module = engine.module
     refuse_settings(module, engine.settings)
     refuse_optimizers(
         engine.optimizers,
@@ -55,7 +75,7 @@ def set_up_optimizers(engine: Engine) -> None:
         )
     for optimizer in engine.optimizers:
         device.move_optimizer_state(optimizer, engine.place.device)
-    engine.strategy.optimizers = engine.optimizers
+    engine.strategy.optimizers = engine.optimizers = engine.strategy.adopt(module, engine.optimizers)
     _attach(engine)
 
 

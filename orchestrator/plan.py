@@ -19,7 +19,8 @@ from orchestrator.errors import MisconfigurationError
 from orchestrator.group_plan import Reservation, Workers, backend_of, make_group_spec, refuse_contradiction
 from orchestrator.precision import check_precision
 from orchestrator.settings import Settings
-from orchestrator.strategies.specs import FSDPStrategy
+from orchestrator.strategies.deepspeed_config import check_deepspeed
+from orchestrator.strategies.specs import DeepSpeedStrategy, FSDPStrategy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,7 +221,9 @@ def _strategy_of(settings: Settings, num_workers: int, device_type: str) -> str:
             "Trainer(strategy='fsdp', sync_batchnorm=True): sharded layers are not synchronised. "
             "Use strategy='ddp', or normalisation that does not look at the batch."
         )
-    return "fsdp" if settings.strategy == "fsdp" else "ddp"
+    if isinstance(spec, DeepSpeedStrategy):
+        check_deepspeed(settings)
+    return settings.strategy if settings.strategy in ("fsdp", "deepspeed") else "ddp"
 
 
 def _notes(settings: Settings, on_group: bool) -> tuple[str, ...]:

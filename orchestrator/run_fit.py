@@ -37,6 +37,7 @@ def run_fit(engine: Engine) -> None:
                 f"Nothing is left to train: epoch {engine.state.epoch}, step {engine.state.global_step}."
             )
             return
+        loop.validation.interval(loop.feed.num_batches)  # one that cannot be is refused before training
         _say_global_batch(engine)
         engine.fold_seed()
     if not engine.module.training:

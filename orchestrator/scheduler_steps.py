@@ -25,8 +25,7 @@ class SchedulerSteps:
         engine: Whose schedulers, counters and metrics.
 
     Attributes:
-        by_step: Those that count optimizer steps and watch no metric; empty in most fits, and then the loop
-            calls nothing.
+        by_step: Those that count optimizer steps; empty in most fits, and then the loop calls nothing.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -37,15 +36,19 @@ class SchedulerSteps:
     def take(self) -> None:
         """Look up which schedulers step when: a callback may have replaced one."""
         self._all = self._engine.schedulers if self._engine.manual is None else []
-        by_step = [config for config in self._all if config.interval == "step"]
-        self.by_step = [config for config in by_step if not config.reduce_on_plateau]
-        self._plateau_by_step = [config for config in by_step if config.reduce_on_plateau]
+        self.by_step = [config for config in self._all if config.interval == "step"]
 
     def step_by_steps(self) -> None:
-        """Step the schedulers that count optimizer steps."""
+        """Step the schedulers that count optimizer steps; one whose metric comes from validation waits for
+        that.
+        """
         for config in self.by_step:
-            if self._state.global_step % config.frequency == 0:
+            if self._state.global_step % config.frequency:
+                continue
+            if not config.reduce_on_plateau:
                 self._engine.step_scheduler(config, None)
+            elif self._watches_steps(config) or not self._validates():
+                self._step_plateau(config, alike=False)
 
     def step_by_epochs(self) -> None:
         """Step the schedulers that count epochs; before validation, like Lightning."""
@@ -54,8 +57,9 @@ class SchedulerSteps:
 
     def step_on_validation(self) -> None:
         """Step those that count steps and watch a metric, which a validation has brought."""
-        for config in self._plateau_by_step:
-            self._step_plateau(config)
+        for config in self.by_step:
+            if config.reduce_on_plateau and not self._watches_steps(config):
+                self._step_plateau(config)
 
     def step_on_epoch_end(self) -> None:
         """Step those that count epochs and watch a metric, when the epoch's metrics are there."""
@@ -71,9 +75,20 @@ class SchedulerSteps:
             and (self._state.epoch + 1) % config.frequency == 0
         ]
 
-    def _step_plateau(self, config: SchedulerConfig) -> None:
+    def _validates(self) -> bool:
+        return any(limit != 0 for limit in self._engine.data.val_limits)
+
+    def _watches_steps(self, config: SchedulerConfig) -> bool:
+        """Whether a scheduler watches a metric that training steps log."""
+        slots = self._engine.train_slots.stepped()
+        return any(config.monitor in (slot.name, slot.step_name) for slot in slots)
+
+    def _step_plateau(self, config: SchedulerConfig, *, alike: bool = True) -> None:
+        """Step a scheduler that watches a metric; where ranks do not know it `alike`, all take rank 0's."""
         metrics = self._engine.trainer.callback_metrics
         value = metrics.get(config.monitor or "")
+        if not alike and self._engine.place.world_size > 1:
+            value = self._engine.strategy.gather(value)[0]
         if value is None:
             text = (
                 f"The scheduler watches {config.monitor!r}, which was not logged. There are "

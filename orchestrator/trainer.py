@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from modules.datamodule import LightningDataModule
 from modules.module import LightningModule
 from orchestrator import arguments
+from orchestrator.argparse_form import ArgparseForm
 from orchestrator.board import Board
 from orchestrator.callbacks.callback import Callback
 from orchestrator.checkpoint import writer
@@ -27,6 +28,7 @@ from orchestrator.precision import module_creation
 from orchestrator.predictions import returns_predictions
 from orchestrator.profilers.profiler import Profiler
 from orchestrator.profilers.selection import make_profiler
+from orchestrator.ray_objects import check_ray_objects
 from orchestrator.run_config import apply_run_config
 from orchestrator.saving import LastFit, content_to_save
 from orchestrator.settings import Settings
@@ -40,14 +42,14 @@ if TYPE_CHECKING:
 _NO_ARGUMENTS = ("self", "unknown")
 
 
-class Trainer(TrainerCalls):
+class Trainer(TrainerCalls, ArgparseForm):
     """Trains, validates, tests and predicts with a LightningModule.
 
     Args:
         accelerator: ``"cpu"``, ``"gpu"``, ``"mps"``, or ``"auto"``: GPUs when torch sees any.
         strategy: ``"auto"``, ``"single"``, ``"ddp"``, ``"ddp_find_unused_parameters_true"`` for modules that
-            do not use all parameters in every step, ``"fsdp"``, or an instance of one of
-            `orchestrator.strategies`.
+            do not use all parameters in every step, ``"fsdp"``, ``"deepspeed"`` (an extra), or an instance of
+            one of `orchestrator.strategies`.
         devices: Processes on each node, or ``"auto"``: one on CPU, this machine's GPUs otherwise; or a list
             of GPUs' numbers. More than one run on Ray.
         num_nodes: Distinct nodes.
@@ -203,6 +205,7 @@ class Trainer(TrainerCalls):
         names = [field.name for field in fields(Settings) if field.name in given]
         self.settings = Settings.create(**{name: given[name] for name in names})
         self.plugins = parse_plugins(plugins)
+        check_ray_objects(scaling_config, placement_group)
         self._scaling_config = scaling_config
         self._placement_group = placement_group
         self.plan = self._make_plan(trial)

@@ -8,7 +8,6 @@ None or empty without one, as each property says. Counters, metrics and ranks ar
 from __future__ import annotations
 
 import os
-from datetime import timedelta
 from typing import Any, cast
 
 import torch
@@ -16,18 +15,21 @@ from torch.optim import Optimizer
 
 from modules.datamodule import LightningDataModule
 from modules.module import LightningModule
+from orchestrator.adjusting import Adjustable
 from orchestrator.arguments import saves_checkpoints
 from orchestrator.callbacks.checkpoint import Checkpoint
 from orchestrator.callbacks.early_stopping import EarlyStopping
 from orchestrator.callbacks.progress_bar import ProgressBar
+from orchestrator.errors import MisconfigurationError
 from orchestrator.foreign import is_foreign_stopper
 from orchestrator.loggers.logger import Logger
+from orchestrator.optimizer_setup import replace_optimizers
 from orchestrator.optimizers import SchedulerConfig
 from orchestrator.profilers.profiler import Profiler
 from orchestrator.run_view import RunView
 
 
-class TrainerView(RunView):
+class TrainerView(RunView, Adjustable):
     """The properties of a Trainer; it holds what they read.
 
     Attributes:
@@ -41,51 +43,6 @@ class TrainerView(RunView):
     _datamodule: LightningDataModule | None
     _ckpt_path: str | os.PathLike[str] | None
     _keeps_ckpt_path: bool
-
-    @property
-    def max_epochs(self) -> int | None:
-        """As given."""
-        return self.settings.max_epochs
-
-    @property
-    def min_epochs(self) -> int | None:
-        """As given."""
-        return self.settings.min_epochs
-
-    @property
-    def max_steps(self) -> int:
-        """As given."""
-        return self.settings.max_steps
-
-    @property
-    def min_steps(self) -> int | None:
-        """As given."""
-        return self.settings.min_steps
-
-    @property
-    def val_check_interval(self) -> int | float | timedelta:
-        """As given; a length of time as a timedelta."""
-        return self.settings.val_check_interval
-
-    @property
-    def check_val_every_n_epoch(self) -> int | None:
-        """As given."""
-        return self.settings.check_val_every_n_epoch
-
-    @property
-    def log_every_n_steps(self) -> int:
-        """As given."""
-        return self.settings.log_every_n_steps
-
-    @property
-    def gradient_clip_val(self) -> float | None:
-        """As given."""
-        return self.settings.gradient_clip_val
-
-    @property
-    def gradient_clip_algorithm(self) -> str | None:
-        """As given."""
-        return self.settings.gradient_clip_algorithm
 
     @property
     def scaler(self) -> torch.amp.GradScaler | None:
@@ -108,6 +65,17 @@ class TrainerView(RunView):
         return self.settings.default_root_dir
 
     @property
+    def received_sigterm(self) -> bool:
+        """Whether this job's queue has asked it to end, and training is about to."""
+        requeue = None if self.engine is None else self.engine.requeue
+        return requeue is not None and requeue.asked
+
+    @property
+    def enable_validation(self) -> bool:
+        """Whether fit of the present module validates: it has a step and data for it, and no limit of 0."""
+        return self.engine is not None and self.engine.data.has_validation()
+
+    @property
     def lightning_module(self) -> LightningModule | None:
         """The module of this call, or of the last one."""
         return self._module
@@ -126,6 +94,15 @@ class TrainerView(RunView):
     def optimizers(self) -> list[Optimizer]:
         """The optimizers; empty where there is no run in this process."""
         return [] if self.engine is None else list(self.engine.optimizers)
+
+    @optimizers.setter
+    def optimizers(self, optimizers: list[Optimizer]) -> None:
+        if self.engine is None or self.engine.job.fn != "fit" or self.engine.feed is not None:
+            raise MisconfigurationError(
+                "trainer.optimizers is set while no fit is being prepared. Set it in on_fit_start, or return "
+                "the optimizers from configure_optimizers."
+            )
+        replace_optimizers(self.engine, optimizers)
 
     @property
     def lr_scheduler_configs(self) -> list[SchedulerConfig]:

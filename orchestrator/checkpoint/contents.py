@@ -150,6 +150,13 @@ def _weights(
     return content
 
 
+def _way_to_leave_out(dropped: list[str]) -> str:
+    """Return how the user leaves out by themselves what a checkpoint cannot hold."""
+    if any("hyper_parameters" in item for item in dropped):
+        return "Use save_hyperparameters(ignore=[...]) to leave it out yourself."
+    return "Leave it out of what state_dict() or on_save_checkpoint() gives."
+
+
 def _plain(content: dict[str, Any], dropped: list[str], *, tells: bool) -> dict[str, Any]:
     """Return `content` as plain values and tensors; warn of what was left out if this process `tells`."""
     plain = {
@@ -160,8 +167,7 @@ def _plain(content: dict[str, Any], dropped: list[str], *, tells: bool) -> dict[
         warnings.warn(
             f"The checkpoint leaves out {', '.join(dropped)}: only tensors, numbers, strings and "
             "containers of them are kept, so that "
-            "a file can be loaded without running code. Use save_hyperparameters(ignore=[...]) to leave "
-            "it out yourself.",
+            f"a file can be loaded without running code. {_way_to_leave_out(dropped)}",
             stacklevel=3,
         )
     return plain
@@ -231,12 +237,14 @@ def order_of(content: dict[str, Any], seed: int) -> tuple[int, int]:
 
 
 def restore_module(engine: Engine, content: dict[str, Any]) -> None:
-    """Load the weights, after the module's hook; in fit also the data module's and the callbacks' states."""
+    """Load the weights, after the module's hook, then the data module's and the callbacks' states.
+
+    Outside of fit our own callbacks keep what they know, which is about training: how a checkpoint tests must
+    not take back what the run has done since.
+    """
     for hook in engine.hooks.of_module("on_load_checkpoint"):
         hook(content)
     engine.strategy.load_weights(engine.module, content["state_dict"], strict=engine.module.strict_loading)
-    if engine.job.fn != "fit":
-        return
     if engine.datamodule is not None:
         own = content.get(type(engine.datamodule).__qualname__)
         if own:
@@ -245,12 +253,13 @@ def restore_module(engine: Engine, content: dict[str, Any]) -> None:
 
 
 def restore_callbacks(engine: Engine, content: dict[str, Any]) -> None:
-    """Give callbacks their states back."""
-    for hook in engine.hooks.of_callbacks("on_load_checkpoint"):
+    """Give callbacks their states back; those of this package only in fit."""
+    training = engine.job.fn == "fit"
+    for hook in engine.hooks.of_callbacks("on_load_checkpoint", lambda item: training or _is_users(item)):
         hook(content)
     states = content.get("callbacks") or {}
     for callback in engine.trainer.callbacks:
-        if callback.state_key in states:
+        if callback.state_key in states and (training or _is_users(callback)):
             callback.load_state_dict(states[callback.state_key])
 
 
@@ -265,6 +274,15 @@ def restore_shared(engine: Engine, content: dict[str, Any]) -> None:
     for config, saved in zip(engine.schedulers, content["lr_schedulers"], strict=True):
         config.scheduler.load_state_dict(saved)
     _take_ours(engine, {**content["orchestrator"], "strategy": {}})
+
+
+def _is_users(callback: Any) -> bool:
+    """Whether a callback's class comes neither with this package nor with Lightning."""
+    return type(callback).__module__.partition(".")[0] not in (
+        "orchestrator",
+        "lightning",
+        "pytorch_lightning",
+    )
 
 
 def restore_training(engine: Engine, content: dict[str, Any]) -> Resumed | None:

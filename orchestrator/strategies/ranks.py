@@ -7,13 +7,13 @@ out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 T = TypeVar("T")
 
@@ -29,12 +29,26 @@ class GroupOfRanks:
         meetings: How often they have.
     """
 
+    clips = False
+
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.before_meeting: Callable[[], None] | None = None
         self.meetings = 0
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
+
+    def adopt(
+        self, module: nn.Module, optimizers: list[torch.optim.Optimizer]
+    ) -> list[torch.optim.Optimizer]:
+        """Return `optimizers`: they step their parameters themselves."""
+        return optimizers
+
+    def scale_gradients(self, parameters: Iterable[nn.Parameter], factor: float | Tensor) -> None:
+        """Multiply the parameters' gradients by `factor`."""
+        gradients = [item.grad for item in parameters if item.grad is not None]
+        if gradients:
+            torch._foreach_mul_(gradients, factor)
 
     def gather(self, value: T) -> list[T]:
         """Return every rank's `value`, by rank."""

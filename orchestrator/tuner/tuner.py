@@ -169,7 +169,7 @@ class Tuner:
         """Refuse to search where the trainer would search once more by itself."""
         if any(isinstance(item, kind) for item in self._trainer.callbacks):
             raise MisconfigurationError(
-                f"The trainer has a {kind.__name__} among its callbacks, which searches when it trains. "
+                f"The trainer has {kind.__name__} among its callbacks, which searches when it trains. "
                 "Leave it out, or do not use the Tuner."
             )
 
@@ -187,4 +187,4 @@ class Tuner:
         bare = bare_trainer(trainer, [finder], settings)
         with rng.isolated(), attached_as_before(job.module, job.datamodule):
             bare._module, bare._datamodule = job.module, job.datamodule
-            bare._run(job)
+            bare._run(replace(job, only_tunes=True))
