@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from orchestrator._shadowing import check_for_shadowed_packages
 
 if TYPE_CHECKING:
+    from modules.arrow_dataset import ArrowDataset as ArrowDataset
+    from modules.arrow_dataset import ParquetDataset as ParquetDataset
     from modules.datamodule import LightningDataModule as LightningDataModule
     from modules.module import LightningModule as LightningModule
     from modules.rng import seed_everything as seed_everything
@@ -35,10 +37,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ArrowDataset": "modules.arrow_dataset",
     "Callback": "orchestrator.callbacks.callback",
     "LightningDataModule": "modules.datamodule",
     "LightningModule": "modules.module",
     "MisconfigurationError": "orchestrator.errors",
+    "ParquetDataset": "modules.arrow_dataset",
     "Sweep": "orchestrator.sweep.sweep",
     "Trainer": "orchestrator.trainer",
     "TrialStopped": "orchestrator.sweep.stopped",
@@ -57,10 +61,12 @@ _SUBPACKAGES = (
 )
 
 __all__ = [
+    "ArrowDataset",
     "Callback",
     "LightningDataModule",
     "LightningModule",
     "MisconfigurationError",
+    "ParquetDataset",
     "Sweep",
     "Trainer",
     "TrialStopped",

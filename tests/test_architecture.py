@@ -52,10 +52,12 @@ PUBLIC: dict[str, list[str]] = {
         "seed_everything",
     ],
     "orchestrator": [
+        "ArrowDataset",
         "Callback",
         "LightningDataModule",
         "LightningModule",
         "MisconfigurationError",
+        "ParquetDataset",
         "Sweep",
         "Trainer",
         "TrialStopped",
