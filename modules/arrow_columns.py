@@ -127,9 +127,11 @@ def _form(kind: Any) -> tuple[torch.dtype | None, tuple[int, ...]]:
         return _form(kind.value_type)
     if hasattr(kind, "storage_type"):
         dtype, shape = _form(kind.storage_type)
-        return dtype, tuple(kind.shape) if hasattr(
-            kind, "permutation"
-        ) and kind.permutation is None else shape
+        if not hasattr(kind, "permutation"):
+            return dtype, shape
+        if list(kind.permutation or ()) not in ([], list(range(len(kind.shape)))):
+            raise TypeError(str(kind))
+        return dtype, tuple(kind.shape)
     if str(kind) in _KNOWN:
         return _KNOWN[str(kind)], ()
     if types.is_temporal(kind) and not types.is_interval(kind):

@@ -139,7 +139,8 @@ def _expand(system: Any, path: str, endings: Sequence[str], given: str) -> list[
             infos = [system.get_file_info(path)]
             if not exact and infos[0].type == fs.FileType.NotFound:
                 below = system.get_file_info(fs.FileSelector(head, recursive=True, allow_not_found=True))
-                matching = (info for info in below if _matches(info.path, f"{head.rstrip('/')}/{tail}"))
+                pattern = f"{head.rstrip('/')}/{tail}" if head else tail
+                matching = (info for info in below if _matches(info.path, pattern))
                 infos = sorted(matching, key=lambda info: str(info.path))
         found: list[DataFile] = []
         for info in infos:

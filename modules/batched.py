@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, StackDataset, Subset, TensorDataset, default_collate
 
 from modules.arrow_dataset import is_row_data
+from modules.permutation import Ids
 
-Take = Callable[[Tensor], Any]
+Take = Callable[[Ids], Any]
 """Returns the batch of some rows, from their numbers, int64 of shape (n,)."""
 
 
@@ -52,20 +53,20 @@ def find_take(loader: DataLoader[Any]) -> Take | None:
 
 def _batches(batches: Iterator[Sequence[Any]], take: Take, pins: bool) -> Iterator[Any]:
     for ids in batches:
-        batch = take(torch.as_tensor(ids, dtype=torch.int64))
+        batch = take(np.asarray(ids, dtype=np.int64))
         yield _pinned(batch) if pins else batch
 
 
 def _take_of(dataset: Any) -> Take | None:
     if is_row_data(dataset):
-        return lambda ids: dataset.take(ids.numpy())
+        return lambda ids: dataset.take(ids)
     kind = type(dataset)
     if kind is Subset:
         inner = _take_of(dataset.dataset)
         if inner is None or not all(isinstance(index, int) for index in dataset.indices):
             return None
-        places = torch.tensor(dataset.indices, dtype=torch.int64)
-        return lambda ids: inner(_counted(places, ids))
+        places = np.array(dataset.indices, dtype=np.int64)
+        return lambda ids: inner(places[ids])
     if kind is TensorDataset:
         return _take_all(list(dataset.tensors), list)
     if kind is StackDataset:
@@ -108,11 +109,11 @@ def _rows_of(member: Any) -> Tensor | None:
     return member if plain else None
 
 
-def _counted(rows: Tensor, ids: Tensor) -> Tensor:
+def _counted(rows: Tensor, ids: Ids) -> Tensor:
     """Return the rows `ids`, negative ones from the end."""
-    if len(ids) and int(ids.min()) < 0:
-        ids = torch.where(ids < 0, ids + len(rows), ids)
-    return rows.index_select(0, ids)
+    if len(ids) and ids.min() < 0:
+        ids = np.where(ids < 0, ids + len(rows), ids)
+    return rows.index_select(0, torch.from_numpy(ids))
 
 
 def _can_pin() -> bool:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from modules.combined import CombinedLoader, flatten
+from modules.combined import CombinedLoader
 from modules.keyed_loader import KeyedLoader
 from orchestrator.plan import Plan
 
@@ -43,9 +43,13 @@ def announce_data(loaders: Mapping[str, Any]) -> None:
         loaders: By kind, what was given.
     """
     for kind, source in loaders.items():
-        for leaf in flatten(source.iterables if isinstance(source, CombinedLoader) else source):
-            if isinstance(leaf, KeyedLoader):
-                _log.info("%s data: %s", kind, leaf.description)
+        tree = source.iterables if isinstance(source, CombinedLoader) else source
+        members = (
+            tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (list, tuple)) else [tree]
+        )
+        for member in members:
+            if isinstance(member, KeyedLoader):
+                _log.info("%s data: %s", kind, member.description)
 
 
 def print_results(fn: str, results: list[dict[str, float]]) -> None:
