@@ -9,13 +9,9 @@ mapped, else block by block. A data set is also a map-style torch `Dataset`, for
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from torch.utils.data import Dataset
-
-from modules import rng
 from modules.arrow_columns import Columns
 from modules.arrow_files import ArrowSource, TableSource
 from modules.arrow_listing import Paths, list_files
@@ -25,14 +21,16 @@ from modules.arrow_source import Source
 from modules.arrow_tables import MappedTable, MemoryTable, Table
 from modules.data_error import DataError
 from modules.keyed_loader import KeyedLoader
+from modules.permutation import Ids
 from modules.reading import RandomReading, Reading, WindowReading
+from modules.row_data import RowData
 
 GIB = 2**30
 _PIECE_BYTES = 16 * 2**20
 _SHUFFLES = (True, False, "global", "block")
 
 
-class _ArrowData(Dataset[Any]):
+class _ArrowData(RowData):
     """What both kinds of files share.
 
     Args:
@@ -65,34 +63,17 @@ class _ArrowData(Dataset[Any]):
         """The names that a batch has."""
         return tuple(item.name for item in self._source.outputs)
 
-    @property
-    def fingerprint(self) -> str:
-        """What tells this data from other data, the same on every machine."""
-        return f"{type(self).__name__}[{self._rows}]-{rng.fold(self._source.identity()):08x}"
+    def identity(self) -> str:
+        """Return what tells this data from other data, the same on every machine."""
+        return self._source.identity()
 
-    def take(self, ids: Any) -> Batch:
-        """Return rows by number, as one batch: tensors of shape (rows, ...) and lists of strings, by name.
-
-        Args:
-            ids: Row numbers, of any kind that NumPy takes for integers.
+    def take_rows(self, ids: Ids) -> Batch:
+        """Return the rows `ids`, all of which there are, as one batch.
 
         Raises:
             DataError: The rows are more than `memory_bytes` and cannot be mapped.
-            IndexError: There is no such row.
         """
-        numbers = np.array(ids, dtype=np.int64).reshape(-1)
-        numbers[numbers < 0] += self._rows
-        if len(numbers) and (numbers.min() < 0 or numbers.max() >= self._rows):
-            raise IndexError(f"Row {ids} of {self._rows} rows.")
-        return self._random_table().take(numbers)
-
-    def __getitem__(self, index: int) -> Batch:
-        return {name: value[0] for name, value in self.take([index]).items()}
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Batch]:
-        """Return several rows, each as `__getitem__` does: what a DataLoader asks for."""
-        taken = self.take(indices)
-        return [dict(zip(taken, row, strict=True)) for row in zip(*taken.values(), strict=True)]
+        return self._random_table().take(ids)
 
     def loader(
         self,
@@ -310,11 +291,3 @@ def _sized(size_bytes: int) -> str:
     while size >= 1024 and len(units) > 1:
         size, units = size / 1024, units[1:]
     return f"{size:.4g} {units[0]}"
-
-
-def is_row_data(dataset: Any) -> bool:
-    """Whether a data set gives many rows as one batch, by `take`."""
-    return isinstance(dataset, _ArrowData)
-
-
-__all__ = ["ArrowDataset", "ParquetDataset", "is_row_data"]

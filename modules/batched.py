@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, StackDataset, Subset, TensorDataset, default_collate
 
-from modules.arrow_dataset import is_row_data
 from modules.permutation import Ids
+from modules.row_data import RowData
 
 Take = Callable[[Ids], Any]
 """Returns the batch of some rows, from their numbers, int64 of shape (n,)."""
@@ -58,7 +58,7 @@ def _batches(batches: Iterator[Sequence[Any]], take: Take, pins: bool) -> Iterat
 
 
 def _take_of(dataset: Any) -> Take | None:
-    if is_row_data(dataset):
+    if isinstance(dataset, RowData):
         return lambda ids: dataset.take(ids)
     kind = type(dataset)
     if kind is Subset:
