@@ -2,8 +2,8 @@
 
 In this process a `SharedTable` is just tensors. When it is sent to Ray workers, it is put into Ray's object
 store, once however often it is sent; a worker maps it from its node's store without a copy, and Ray brings
-it to another node once. It stays in the store until the program's connection to Ray ends. Fails when a value is
-no table of numbers, and as Ray says when the store has no room.
+it to another node once. It stays in the store until the program's connection to Ray ends. Fails when a value
+is no table of numbers, and as Ray says when the store has no room.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def _column(name: str, value: Any) -> Tensor:
         if isinstance(value, Tensor):
             kind = f"{value.dtype} tensor of {value.ndim} dimensions on {value.device}"
         raise MisconfigurationError(
-            f"SharedTable: column {name!r} is a {kind}. Give CPU tensors or NumPy arrays of numbers, with rows as "
-            "their first dimension, and not bfloat16, which NumPy lacks."
+            f"SharedTable: column {name!r} is a {kind}. Give CPU tensors or NumPy arrays of numbers, with "
+            "rows as their first dimension, and not bfloat16, which NumPy lacks."
         )
     return value.detach().contiguous()  # type: ignore[no-any-return]
 
