@@ -60,8 +60,11 @@ class Output:
         return self.dtype.itemsize * int(np.prod(self.shape, dtype=np.int64))
 
     def empty(self, rows: int) -> torch.Tensor:
-        """Return an unset tensor for so many rows."""
-        return torch.empty((rows, *self.shape), dtype=self.dtype)
+        """Return an unset tensor for so many rows, in NumPy's memory: it asks for huge pages, which rows that
+        are taken in random order need.
+        """
+        kind = torch.empty(0, dtype=self.dtype).numpy().dtype
+        return torch.from_numpy(np.empty((rows, *self.shape), kind))
 
 
 def plan_columns(schema: Any, columns: Columns) -> tuple[Output, ...]:

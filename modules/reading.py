@@ -107,7 +107,9 @@ class RandomReading:
 
         def take(chunk: list[range]) -> Iterator[Batch]:
             together = np.concatenate([np.arange(part.start, part.stop, part.step) for part in chunk])
-            ids = self.ids(together % self._length, seed, epoch)
+            if together[-1] >= self._length:
+                together %= self._length
+            ids = self.ids(together, seed, epoch)
             return table.take_batches(ids, [len(part) for part in chunk])
 
         if not self._ahead:
