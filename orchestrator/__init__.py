@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from orchestrator import tuner as tuner
     from orchestrator import utilities as utilities
     from orchestrator.callbacks.callback import Callback as Callback
+    from orchestrator.cli.lightning_cli import LightningCLI as LightningCLI
     from orchestrator.errors import MisconfigurationError as MisconfigurationError
     from orchestrator.lifetime import shutdown as shutdown
     from orchestrator.sweep.stopped import TrialStopped as TrialStopped
@@ -36,6 +37,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Callback": "orchestrator.callbacks.callback",
+    "LightningCLI": "orchestrator.cli.lightning_cli",
     "LightningDataModule": "modules.datamodule",
     "LightningModule": "modules.module",
     "MisconfigurationError": "orchestrator.errors",
@@ -58,6 +60,7 @@ _SUBPACKAGES = (
 
 __all__ = [
     "Callback",
+    "LightningCLI",
     "LightningDataModule",
     "LightningModule",
     "MisconfigurationError",
