@@ -70,7 +70,9 @@ class CodePackage:
                     entry.external_attr = (path.stat().st_mode & 0o777) << 16
                     archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
                 except OSError as error:
-                    raise JobError(f"{path} cannot be read: {error.strerror}. Exclude or correct it.") from error
+                    raise JobError(
+                        f"{path} cannot be read: {error.strerror}. Exclude or correct it."
+                    ) from error
         data = buffer.getvalue()
         return f"_ray_pkg_{hashlib.sha256(data).hexdigest()[:32]}.zip", data
 
@@ -113,9 +115,7 @@ def is_left_out(name: str, exclude: Iterable[str] = ()) -> bool:
     parts = PurePosixPath(name).parts
     patterns = (*LEFT_OUT, *(item.rstrip("/") for item in exclude))
     wholes = [name, *_folders(name)]
-    return any(
-        fnmatch.fnmatchcase(part, pattern) for pattern in patterns for part in (*parts, *wholes)
-    )
+    return any(fnmatch.fnmatchcase(part, pattern) for pattern in patterns for part in (*parts, *wholes))
 
 
 def _folders(name: str) -> list[str]:

@@ -1,9 +1,9 @@
 """Runs a command on a Ray cluster from outside: sends the code, starts a job, follows its log, stops it.
 
-It speaks the HTTP of Ray's job server (``ray job submit`` speaks the same), so nothing of Ray is imported and a
-laptop needs no route to the cluster but that one address. Code goes once: a package that the cluster has is not
-sent again. A job outlives this process. Everything that fails is a `JobError` that names the address and says
-what to do; an address where no job server answers is found out before code is packed.
+It speaks the HTTP of Ray's job server (``ray job submit`` speaks the same), so nothing of Ray is imported and
+a laptop needs no route to the cluster but that one address. Code goes once: a package that the cluster has is
+not sent again. A job outlives this process. Everything that fails is a `JobError` that names the address and
+says what to do; an address where no job server answers is found out before code is packed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import time
 import urllib.error
 import urllib.parse
@@ -95,8 +96,8 @@ class JobRequest:
 def find_address(given: str | None, environment: Mapping[str, str]) -> str:
     """Return the job server's address: what was given, else what the environment says, else this machine's.
 
-    ``RAY_API_SERVER_ADDRESS`` names a job server. ``RAY_ADDRESS`` does too where it begins with ``http``; where
-    it names a cluster, ``host:6379``, the job server is looked for on that host.
+    ``RAY_API_SERVER_ADDRESS`` names a job server. ``RAY_ADDRESS`` does too where it begins with ``http``;
+    where it names a cluster, ``host:6379``, the job server is looked for on that host.
 
     >>> find_address(None, {"RAY_ADDRESS": "10.0.0.5:6379"})
     'http://10.0.0.5:8265'
@@ -218,7 +219,8 @@ class JobServer:
             reason = getattr(error, "reason", error)
             raise JobError(
                 f"No job server answers at {self.address}: {reason}. Correct --address, or forward the port "
-                f"(kubectl port-forward svc/NAME-head-svc {_PORT}). On the cluster's head node, the server needs "
+                f"(kubectl port-forward svc/NAME-head-svc {_PORT}). On the cluster's head node, the "
+                f"server needs "
                 "pip install 'ray[default]' before `ray start --head`."
             ) from None
         try:
@@ -229,14 +231,18 @@ class JobServer:
     def _refused(self, error: urllib.error.HTTPError, path: str, subject: str | None) -> JobError:
         with error:
             text = error.read().decode(errors="replace").strip()
-        last = text.splitlines()[-1][:500] if text else str(error.reason)
+        said = [line for line in text.splitlines() if re.match(r"[\w.]+: ", line)]  # by a Python exception
+        last = (said or text.splitlines() or [str(error.reason)])[-1][:500]
         if error.code in (401, 403):
             return JobError(
-                f"The job server at {self.address} refused the token ({error.code}). Set RAY_AUTH_TOKEN to the "
+                f"The job server at {self.address} refused the token ({error.code}). Set "
+                f"RAY_AUTH_TOKEN to the "
                 "cluster's."
             )
         if error.code == 404 and subject is not None:
-            return JobError(f"The cluster at {self.address} knows no job {subject!r}. `orchestrator jobs list`.")
+            return JobError(
+                f"The cluster at {self.address} knows no job {subject!r}. `orchestrator jobs list`."
+            )
         if error.code == 404 and path == "/api/version":
             return JobError(
                 f"{self.address} answers, but has no job server. Correct --address, or install "

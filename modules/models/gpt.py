@@ -1,7 +1,7 @@
 """A small GPT over bytes: it learns to continue a text, with 256 tokens and no tokenizer.
 
-A batch is a tensor of bytes of shape (n, t + 1) and any integer type, t up to `context`: each byte is predicted
-from those before it. Loss is cross entropy in nats a byte; ``val_bpb`` is the same in bits. The
+A batch is a tensor of bytes of shape (n, t + 1) and any integer type, t up to `context`: each byte is
+predicted from those before it. Loss is cross entropy in nats a byte; ``val_bpb`` is the same in bits. The
 architecture is GPT-2's with pre-normalisation (Radford et al., 2019), its initialisation included. Longer
 sequences than `context` are refused.
 """

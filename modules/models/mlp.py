@@ -1,7 +1,7 @@
 """Multilayer perceptrons that classify rows of numbers, or predict a number for each.
 
-A batch is ``(features, target)``: features of shape (n, in_features), float32; the target of shape (n,), whole
-numbers from 0 for classes, floats for regression. `predict_step` takes such a batch, or features alone.
+A batch is ``(features, target)``: features of shape (n, in_features), float32; the target of shape (n,),
+whole numbers from 0 for classes, floats for regression. `predict_step` takes such a batch, or features alone.
 Adam trains them. Features of another width are refused in the first batch, with both numbers.
 """
 

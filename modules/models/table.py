@@ -147,7 +147,8 @@ def _check_column(table: Any, name: str, path: Path) -> None:
     missing = table[name].null_count
     if missing:
         raise ValueError(
-            f"Table({str(path)!r}): {missing} of {table.num_rows} rows have no {name!r}. Fill or drop them first."
+            f"Table({str(path)!r}): {missing} of {table.num_rows} rows have no {name!r}. Fill or drop "
+            f"them first."
         )
 
 

@@ -1,10 +1,10 @@
 """The command line: ``orchestrator COMMAND``, and `LightningCLI` for a script's own.
 
 Each command is one file of this package with a one-line `SUMMARY`, `add_arguments` and `run`; a new one is
-named in `_COMMANDS`. Those that train are `training`'s: their arguments come from the classes that they train,
-so they are read only once one of them is asked for. Files of commands import torch and Ray inside functions
-only, so that ``orchestrator`` alone and ``--help`` answer at once. `main` returns the exit status: 0, or what
-the command returned; argparse itself exits with 2 after a wrong argument.
+named in `_COMMANDS`. Those that train are `training`'s: their arguments come from the classes that they
+train, so they are read only once one of them is asked for. Files of commands import torch and Ray inside
+functions only, so that ``orchestrator`` alone and ``--help`` answer at once. `main` returns the exit status:
+0, or what the command returned; argparse itself exits with 2 after a wrong argument.
 """
 
 from __future__ import annotations
@@ -65,7 +65,13 @@ class Command(Protocol):
         """Do it, and return the exit status."""
 
 
-_COMMANDS: dict[str, Command] = {"runs": runs, "submit": submit, "jobs": jobs, "manifest": manifest, "info": info}
+_COMMANDS: dict[str, Command] = {
+    "runs": runs,
+    "submit": submit,
+    "jobs": jobs,
+    "manifest": manifest,
+    "info": info,
+}
 
 
 class _Parser(argparse.ArgumentParser):

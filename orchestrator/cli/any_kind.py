@@ -25,7 +25,7 @@ class _Kind(type):
     def __instancecheck__(cls, item: Any) -> bool:
         return cls.__subclasscheck__(type(item))
 
-    def __subclasses__(cls) -> list[type]:  # type: ignore[override]
+    def __subclasses__(cls) -> list[type]:
         return cls.ours.__subclasses__()
 
 

@@ -1,7 +1,7 @@
 """``orchestrator jobs list|status|logs|stop``: what runs on a cluster, and how to end it.
 
-Nothing is changed but by ``stop``, which asks the job to end and does not wait for it. A cluster or a job that
-does not answer is one line on standard error and status 2.
+Nothing is changed but by ``stop``, which asks the job to end and does not wait for it. A cluster or a job
+that does not answer is one line on standard error and status 2.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
-from jsonargparse import ActionConfigFile, Namespace
+from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]  # offers it unlisted
 
 from modules.datamodule import LightningDataModule
 from modules.module import LightningModule
@@ -138,21 +138,23 @@ class LightningCLI:
         """Make the parser, with its subcommands or without."""
         by_subcommand = {name: parser_kwargs[name] for name in self.subcommands() if name in parser_kwargs}
         own = {} if by_subcommand else parser_kwargs
-        self._reads_variables = {name: bool(kwargs.get("default_env")) for name, kwargs in by_subcommand.items()}
+        self._reads_variables = {
+            name: bool(kwargs.get("default_env")) for name, kwargs in by_subcommand.items()
+        }
         self._reads_variables[""] = bool(own.get("default_env"))
         self._prefix = str(own.get("env_prefix", variables.PREFIX))
         self.parser = self.init_parser(**{key: value for key, value in own.items() if key != "print_config"})
         if not add_subcommands:
             self._add_arguments(self.parser)
             return
-        given = sys.argv[1:] if args is None else args
-        asked = next((item for item in given if item in self.subcommands()), None) if given else None
+        given = sys.argv[1:] if args is None else args if isinstance(args, (list, tuple)) else []
+        asked = given[0] if given and given[0] in self.subcommands() else None
         actions = self.parser.add_subcommands(required=True)
         for name, skipped in self.subcommands().items():
             method = getattr(self.trainer_class, name, None) or getattr(Trainer, name)
             summary = (method.__doc__ or name).strip().partition("\n")[0]
             parser = self.init_parser(**by_subcommand.get(name, own))
-            if asked in (None, name):  # the others' arguments are of no use to anybody
+            if asked in (None, name):  # else no file before the subcommand can speak of the others
                 self._add_arguments(parser)
                 added = parser.add_method_arguments(
                     self.trainer_class if isinstance(self.trainer_class, type) else Trainer,
@@ -179,7 +181,7 @@ class LightningCLI:
             "--seed_everything",
             type=bool | int,
             default=self.seed_everything_default,
-            help="The seed of all random numbers; true takes that of the environment, else 0; false sets none.",
+            help="The seed of all random numbers; true takes the environment's, else 0; false sets none.",
         )
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         kinds = {name: str(kind) for name, kind in Trainer.__init__.__annotations__.items()}
@@ -213,7 +215,7 @@ class LightningCLI:
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> Namespace:
         """Return what the command line, files and the environment say, checked."""
         if args is not None and not isinstance(args, (list, tuple)):
-            return parser.parse_object(args)
+            return cast(Namespace, parser.parse_object(cast("dict[str, Any]", args)))
         typed = list(sys.argv[1:] if args is None else args)
         place = next((place for place, word in enumerate(typed) if word in self._parsers), None)
         subcommand = None if place is None else typed[place]
@@ -270,7 +272,9 @@ class LightningCLI:
         return self.trainer_class(**{**values, "callbacks": callbacks})
 
     @staticmethod
-    def configure_optimizers(lightning_module: LightningModule, optimizer: Any, lr_scheduler: Any = None) -> Any:
+    def configure_optimizers(
+        lightning_module: LightningModule, optimizer: Any, lr_scheduler: Any = None
+    ) -> Any:
         """Return what ``configure_optimizers`` of the module returns; override it to put it together
         otherwise.
         """

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import jsonargparse
-from jsonargparse import ArgumentParser, class_from_function
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import class_from_function
 from torch.optim import Optimizer
 
 from orchestrator.callbacks.callback import Callback
@@ -136,14 +137,18 @@ class LightningArgumentParser(ArgumentParser):
         parser = getattr(ex, "subcommand_parser", None) or self
         text = refusals.explain(message, refusals.known_arguments(parser))
         blamed = [
-            variable for variable, (name, _) in getattr(parser, "variables", {}).items() if f"--{name}" in text
+            variable
+            for variable, (name, _) in getattr(parser, "variables", {}).items()
+            if f"--{name}" in text
         ]
         if blamed:
             text += f" (The environment says so: {', '.join(blamed)}.)"
         if not self.exit_on_error:
             raise jsonargparse.ArgumentError(None, text) from ex
         prog = parser.prog.replace(" [options]", "")
-        if parser is self and self._subcommands_action is not None:  # found out after the subcommand's own turn
+        if (
+            parser is self and self._subcommands_action is not None
+        ):  # found out after the subcommand's own turn
             prog += "".join(f" {word}" for word in self.args if word in self._subcommands_action.choices)
         print(f"{prog}: {text}\n`{prog} --help` lists what there is.", file=sys.stderr)
         self.exit(2)
@@ -162,4 +167,3 @@ class _WithClassPath:
 def class_path(kind: type) -> str:
     """Return the path by which a class is imported."""
     return f"{kind.__module__}.{kind.__qualname__}"
-

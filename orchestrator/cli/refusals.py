@@ -1,7 +1,7 @@
 """Turns what jsonargparse says about a wrong command line into one sentence: what is wrong, and what is near.
 
-jsonargparse lists every type that a value failed to be; what a person needs is the argument, the value, and the
-name that was probably meant. The forms of its messages are known here and nowhere else; one that is not
+jsonargparse lists every type that a value failed to be; what a person needs is the argument, the value, and
+the name that was probably meant. The forms of its messages are known here and nowhere else; one that is not
 known is passed on as it is, so that another version of it costs clarity, never the message.
 """
 
@@ -12,13 +12,17 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from orchestrator.errors import suggest
 
 _KEY = re.compile(r'Parser key "(?P<key>[^"]+)":\s*(?P<rest>.*)', re.DOTALL)
-_NOT_TAKEN = re.compile(r"Problem with given class_path '(?P<path>[^']+)':\s*Option '(?P<name>[^']+)' is not accepted")
+_NOT_TAKEN = re.compile(
+    r"Problem with given class_path '(?P<path>[^']+)':\s*Option '(?P<name>[^']+)' is not accepted"
+)
 _MISSING = re.compile(
-    r"Problem with given class_path '(?P<path>[^']+)':\s*the following arguments are required: (?P<names>[^\n]+)"
+    r"Problem with given class_path '(?P<path>[^']+)':\s*"
+    r"the following arguments are required: (?P<names>[^\n]+)"
 )
 _PROBLEM = re.compile(r"Problem with given class_path '(?P<path>[^']+)':\s*(?P<why>[^\n]+)")
 _NO_PATH = re.compile(r"Expected a dot import path string: (?P<word>[^\n]+)")
@@ -26,7 +30,9 @@ _TYPES = re.compile(r"Subtypes: \[(?P<types>[^\n]*)\]\n")
 _EXPECTED = re.compile(r"Expected a (?P<type><class '[^']+'>)")
 _VALUE = re.compile(r"Given value: (?P<value>.*)", re.DOTALL)
 _OPTION = re.compile(r"does not accept option '(?P<key>[^']+)'|Key \"(?P<other>[^\"]+)\" is not expected")
-_REQUIRED = re.compile(r"^the following arguments are required: (?:(?:fit|validate|test|predict)\.)?(?P<name>[^\n]+)")
+_REQUIRED = re.compile(
+    r"^the following arguments are required: (?:(?:fit|validate|test|predict)\.)?(?P<name>[^\n]+)"
+)
 _UNRECOGNIZED = re.compile(r"unrecognized arguments: (?P<words>.*)", re.DOTALL)
 
 
@@ -83,7 +89,8 @@ def _wrong_value(key: str, rest: str) -> str:
         return f"--{key}: {found['path']} has no argument {found['name']!r}.{hint}"
     if found := _MISSING.search(rest):
         first = found["names"].split(",")[0].strip()
-        return f"--{key}: {found['path']} needs {found['names']}. Add --{key}.{first}=..., or init_args in a file."
+        needs = f"--{key}: {found['path']} needs {found['names']}."
+        return f"{needs} Add --{key}.{first}=..., or init_args in a file."
     if found := _NO_PATH.search(rest):
         bases = list(_bases_in(rest))
         hint = suggest(found["word"], {name for base in bases for name in _names_below(base)})
@@ -123,12 +130,17 @@ def _bases_in(text: str) -> Iterator[type]:
     for path in re.findall(r"[\w.]+\.\w+", found["types"]) if found else []:
         module, _, name = path.rpartition(".")
         kind = getattr(sys.modules.get(module), name, None)
-        if isinstance(kind, type) and module.partition(".")[0] not in ("collections", "typing") and kind not in seen:
+        if (
+            isinstance(kind, type)
+            and module.partition(".")[0] not in ("collections", "typing")
+            and kind not in seen
+        ):
             seen.add(kind)
             yield kind
 
 
 def _names_below(base: type) -> Iterator[str]:
+    kind: type
     for kind in base.__subclasses__():
         yield kind.__name__
         yield from _names_below(kind)
@@ -137,7 +149,7 @@ def _names_below(base: type) -> Iterator[str]:
 def _parameters_of(path: str) -> list[str]:
     """Return the names of the constructor's arguments of an imported class, or none."""
     module, _, name = path.rpartition(".")
-    kind = getattr(sys.modules.get(module), name, None)
+    kind: Any = getattr(sys.modules.get(module), name, None)
     try:
         return list(inspect.signature(kind).parameters) if callable(kind) else []
     except (TypeError, ValueError):

@@ -1,4 +1,5 @@
-"""``orchestrator submit -- python train.py ...``: runs a command on a Ray cluster, with the code of this folder.
+"""``orchestrator submit -- python train.py ...``: runs a command on a Ray cluster, with the code of this
+folder.
 
 The job server is asked first; then the code is listed, its largest files are named, and what is too large is
 refused with the list. The job's log is followed until it ends, and its end is this command's: 0 when it
@@ -9,6 +10,7 @@ the cluster by itself, so the script is the one that runs on a laptop.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import shlex
 import sys
@@ -21,13 +23,21 @@ SUMMARY = "run a command on a Ray cluster, with the code of this folder"
 _MIB = 2**20
 
 
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / _MIB:.1f} MiB" if size_bytes >= _MIB / 10 else f"{size_bytes / 1024:.1f} KiB"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what is sent, where to, and the command."""
     add_address(parser)
     parser.add_argument("--working-dir", type=Path, default=Path("."), help="the folder of the code (here)")
     parser.add_argument("--exclude", action="append", default=[], metavar="NAME", help="leave this out too")
-    parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="a variable of the job")
-    parser.add_argument("--pip", action="append", default=[], metavar="PACKAGE", help="install this for the job")
+    parser.add_argument(
+        "--env", action="append", default=[], metavar="NAME=VALUE", help="a variable of the job"
+    )
+    parser.add_argument(
+        "--pip", action="append", default=[], metavar="PACKAGE", help="install this for the job"
+    )
     parser.add_argument("--name", help="the job's name")
     parser.add_argument("--cpus", type=float, default=0, help="CPUs that the command itself reserves (0)")
     parser.add_argument("--gpus", type=float, default=0, help="GPUs that the command itself reserves (0)")
@@ -62,9 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
         name, data = package.archive()
         refuse_too_large(package, len(data))
         if not server.has_package(name):
-            print(f"Sending {len(data) / _MIB:.1f} MiB to {server.address}.")
+            print(f"Sending {_size(len(data))} to {server.address}.")
             server.upload(name, data)
-        job = server.submit(jobs.JobRequest(**{**request, "package": name}))
+        job = server.submit(dataclasses.replace(request, package=name))
     except JobError as error:
         print(f"orchestrator submit: {error}", file=sys.stderr)
         return 2
@@ -72,8 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if arguments.no_wait else follow(server, job)
 
 
-def parse(arguments: argparse.Namespace) -> dict[str, object]:
-    """Return the fields of the `JobRequest`, less the package.
+def parse(arguments: argparse.Namespace) -> jobs.JobRequest:
+    """Return the job that is asked for, as yet without its code.
 
     Raises:
         JobError: There is no command, or a variable without a value.
@@ -84,20 +94,20 @@ def parse(arguments: argparse.Namespace) -> dict[str, object]:
     wrong = [item for item in arguments.env if not item.partition("=")[0] or "=" not in item]
     if wrong:
         raise JobError(f"--env={wrong[0]} gives no value. Write --env NAME=VALUE.")
-    return {
-        "entrypoint": shlex.join(words),
-        "env_vars": dict(item.split("=", 1) for item in arguments.env),
-        "pip": tuple(arguments.pip),
-        "id": arguments.name,
-        "cpus": arguments.cpus,
-        "gpus": arguments.gpus,
-    }
+    return jobs.JobRequest(
+        entrypoint=shlex.join(words),
+        env_vars={name: value for name, _, value in (item.partition("=") for item in arguments.env)},
+        pip=tuple(arguments.pip),
+        id=arguments.name,
+        cpus=arguments.cpus,
+        gpus=arguments.gpus,
+    )
 
 
 def describe(package: code_package.CodePackage) -> str:
     """Return what is sent: how much, and the largest files."""
-    lines = [f"{len(package.files)} files, {package.size_bytes / _MIB:.1f} MiB, of {package.root}. The largest:"]
-    lines += [f"  {size / _MIB:8.2f} MiB  {name}" for name, size in package.largest()]
+    lines = [f"{len(package.files)} files, {_size(package.size_bytes)}, of {package.root}. The largest:"]
+    lines += [f"  {_size(size):>10}  {name}" for name, size in package.largest()]
     return "\n".join(lines)
 
 

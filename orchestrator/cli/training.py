@@ -1,5 +1,5 @@
-"""``orchestrator fit|validate|test|predict``: trains any module on any data, named on the command line or in a
-file.
+"""``orchestrator fit|validate|test|predict``: trains any module on any data, named on the command line or in
+a file.
 
 ``orchestrator fit --model=MLPClassifier --data=Spirals`` needs no code; ``--model=train.Net`` takes the class
 from the user's ``train.py`` in the working directory. It is `LightningCLI` without a script, so a script is
@@ -56,8 +56,10 @@ def _passed_through_users_code(error: BaseException) -> bool:
 
     import orchestrator
 
-    roots = [str(Path(orchestrator.__file__).parents[1] / name) for name in ("orchestrator", "modules", "cluster")]
-    roots += [str(Path(package.__file__).parent) for package in (jsonargparse, torch)]
+    roots = [
+        str(Path(orchestrator.__file__).parents[1] / name) for name in ("orchestrator", "modules", "cluster")
+    ]
+    roots += [str(Path(str(package.__file__)).parent) for package in (jsonargparse, torch)]
     frames = traceback.extract_tb(error.__traceback__)
     first = next(place for place, frame in enumerate(frames) if frame.filename == __file__)
     strange = [frame for frame in frames[first:] if not frame.filename.startswith(tuple(roots))]

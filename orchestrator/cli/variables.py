@@ -2,9 +2,9 @@
 ``orchestrator fit --model.width=64``.
 
 The name is the prefix, the subcommand where there are any, and the argument, with ``__`` for each dot. The
-variables come before what is typed, so a file or an option on the command line wins over them; they may name a
-file themselves (``ORCHESTRATOR_FIT__CONFIG``). A variable that names no argument is refused like an
-option that does not exist.
+variables come before what is typed, so a file or an option on the command line wins over them; they may name
+a file themselves (``ORCHESTRATOR_FIT__CONFIG``). A variable that names no argument is refused like an option
+that does not exist.
 """
 
 from __future__ import annotations
