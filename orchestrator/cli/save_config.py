@@ -69,10 +69,10 @@ class SaveConfigCallback(Callback):
         if self.multifile:
             path = self._free(path, None)
             self.parser.save(
-                self.config, str(path), skip_none=False, overwrite=self.overwrite, multifile=True
+                self.config, str(path), skip_unset=False, overwrite=self.overwrite, multifile=True
             )
             return
-        text = self.parser.dump(self.config, skip_none=False)
+        text = self.parser.dump(self.config, skip_unset=False)
         path = self._free(path, text)
         path.write_text(text, encoding="utf-8")
 
