@@ -129,6 +129,7 @@ class LightningCLI:
         kwargs = {name: value for name, value in kwargs.items() if name not in ("default_env", "env_prefix")}
         kwargs.setdefault("dump_header", [f"orchestrator=={_version()}"])
         parser = self.parser_class(**kwargs)
+        parser.explains = True
         parser.add_argument(
             "-c", "--config", action=ActionConfigFile, help="A file of arguments; later ones win. Repeatable."
         )

@@ -36,6 +36,7 @@ class LightningArgumentParser(ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        self.explains = False
         self.variables: dict[str, tuple[str, str]] = {}
         self.callback_keys: list[str] = []
         self.optimizers: dict[str, tuple[Any, str]] = {}
@@ -135,7 +136,8 @@ class LightningArgumentParser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say in one line what is wrong, and end with status 2."""
         parser = getattr(ex, "subcommand_parser", None) or self
-        text = refusals.explain(message, refusals.known_arguments(parser))
+        outermost = self.exit_on_error or self.explains  # jsonargparse makes more within, for nested classes
+        text = refusals.explain(message, refusals.known_arguments(parser)) if outermost else message
         blamed = [
             variable
             for variable, (name, _) in getattr(parser, "variables", {}).items()

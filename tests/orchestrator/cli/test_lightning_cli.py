@@ -278,7 +278,9 @@ def test_another_configuration_is_not_replaced() -> None:
     LightningCLI(Net, Data, args=["fit", *QUIET])
     LightningCLI(Net, Data, args=["fit", *QUIET])
     first = Path("config.yaml").read_text()
-    with pytest.warns(UserWarning, match=r"config.yaml holds another configuration, so this run's is config-v1"):
+    with pytest.warns(
+        UserWarning, match=r"config.yaml holds another configuration, so this run's is config-v1"
+    ):
         LightningCLI(Net, Data, args=["fit", *QUIET, "--model.width=3"])
     assert Path("config.yaml").read_text() == first
     assert yaml.safe_load(Path("config-v1.yaml").read_text())["model"]["width"] == 3
@@ -329,7 +331,9 @@ def test_on_a_group_the_same_comes_out() -> None:
 
 def test_only_known_classes_are_declared() -> None:
     """add_lightning_class_args takes the kinds of class that training knows."""
-    with pytest.raises(pl.MisconfigurationError, match="this is no subclass of Trainer, Callback, LightningModule"):
+    with pytest.raises(
+        pl.MisconfigurationError, match="this is no subclass of Trainer, Callback, LightningModule"
+    ):
         LightningArgumentParser().add_lightning_class_args(dict, "x")
 
 
@@ -341,5 +345,7 @@ def test_two_optimizers_cannot_both_be_automatic() -> None:
             parser.add_optimizer_args(nested_key="one")
             parser.add_optimizer_args(nested_key="two")
 
-    with pytest.raises(pl.MisconfigurationError, match="2 optimizers are to be configured automatically: one, two"):
+    with pytest.raises(
+        pl.MisconfigurationError, match="2 optimizers are to be configured automatically: one, two"
+    ):
         Own(Net, Data, args=[], run=False)
