@@ -1,4 +1,4 @@
-"""`orchestrator manifest`: what is written is right by the systems' own fields, and what is wrong is found."""
+"""`orchestrator manifest`: what is written is right by the systems' fields, and what is wrong is found."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_slurm_gets_the_asked_workers() -> None:
 
 
 def test_slurms_script_runs_on_stand_ins(tmp_path: Path) -> None:
-    """With commands in Slurm's place, every node starts Ray at the first one's address, with the command last."""
+    """With stand-ins for Slurm, Ray starts at the first node's address, with the command last."""
     make("slurm")
     folder = tmp_path / "bin"
     folder.mkdir()

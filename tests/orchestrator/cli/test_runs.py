@@ -22,7 +22,7 @@ def make_run(folder: Path, age_s: float, model: str = "") -> None:
 
 
 def test_runs_are_found_newest_first(tmp_path: Path) -> None:
-    """A folder with a logger's file, a configuration or checkpoints is a run; environments are not searched."""
+    """A logger's file, a configuration or checkpoints make a run; environments are not searched."""
     make_run(tmp_path / "logs" / "version_0", 100)
     make_run(tmp_path / "logs" / "version_1", 50, "nets.Own")
     make_run(tmp_path / ".venv" / "x", 0)

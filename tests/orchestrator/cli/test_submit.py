@@ -1,4 +1,4 @@
-"""`orchestrator submit` and `orchestrator jobs`, against a server that answers as Ray's does; and against Ray."""
+"""`orchestrator submit` and `orchestrator jobs`, against a server that answers as Ray's, and against Ray."""
 
 from __future__ import annotations
 
