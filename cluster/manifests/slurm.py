@@ -63,7 +63,7 @@ set -euo pipefail
 cd "$SLURM_SUBMIT_DIR"
 export RAY_USAGE_STATS_ENABLED=0
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 port=$((20000 + SLURM_JOB_ID % 10000))
 
 # Starts Ray on every node, waits for all, and runs the command on the first. Each node is one task of

@@ -116,6 +116,9 @@ class LightningCLI:
         self.setup_parser(run, parser_kwargs or {}, args)
         self.config = self.parse_arguments(self.parser, args)
         self.subcommand = self.config["subcommand"] if run else None
+        self._parser_in_use().refuse_options_of_anything(
+            self.config if self.subcommand is None else self.config[self.subcommand]
+        )
         self._seed()
         self.before_instantiate_classes()
         self.instantiate_classes()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import jsonargparse
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import class_from_function
 from torch.optim import Optimizer
 
@@ -132,6 +132,15 @@ class LightningArgumentParser(ArgumentParser):
                 self.link_arguments(nested_key, link_to)
             else:
                 self.link_arguments(nested_key, link_to, compute_fn=_WithClassPath(kind))
+
+    def refuse_options_of_anything(self, config: Namespace) -> None:
+        """Refuse options that go into an argument of any type, for which jsonargparse makes no object."""
+        for name, value in config.items():
+            if type(value).__name__ == "NestedArg":
+                self.error(
+                    f"--{name}.{value.key}: {name} takes any object. Write it as a whole: "
+                    f"""--{name}='{{"class_path": "...", "init_args": {{"{value.key}": ...}}}}'."""
+                )
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say in one line what is wrong, and end with status 2."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,15 @@ from orchestrator import LightningCLI
 from orchestrator.callbacks import EarlyStopping, LearningRateMonitor
 from orchestrator.cli import LightningArgumentParser, SaveConfigCallback
 from tests.orchestrator.cli.parts import QUIET, Bare, Data, Net, WithCallables
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small matrices on many threads wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -35,6 +35,7 @@ CASES = {
     "--config=pathless.yaml": "Say which class it is: class_path is missing.",
     "--config=type.yaml": "--trainer.max_epochs=many is not of the type int or null.",
     "--config=missing.yaml": "--config: File does not exist",
+    "--trainer.scaling_config.num_workers=2": "trainer.scaling_config takes any object. Write it as a whole",
     "3": "'3' is more than any argument takes. Write arguments as --name=value.",
 }
 

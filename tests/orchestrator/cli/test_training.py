@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from orchestrator.cli import main
 from tests.orchestrator.cli.parts import QUIET
 
 SPIRALS = ["--model=MLPClassifier", "--model.in_features=2", "--model.classes=3", "--data=Spirals"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small matrices on many threads wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
