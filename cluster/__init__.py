@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cluster.errors import (
         ClusterError,
         GroupError,
+        JobError,
         PlacementError,
         RemoteError,
         SerializationError,
@@ -32,6 +33,7 @@ __all__ = [
     "ClusterError",
     "GroupError",
     "GroupSpec",
+    "JobError",
     "PlacementError",
     "RemoteError",
     "SerializationError",

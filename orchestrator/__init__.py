@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from orchestrator import tuner as tuner
     from orchestrator import utilities as utilities
     from orchestrator.callbacks.callback import Callback as Callback
+    from orchestrator.cli.lightning_cli import LightningCLI as LightningCLI
     from orchestrator.errors import MisconfigurationError as MisconfigurationError
     from orchestrator.lifetime import shutdown as shutdown
     from orchestrator.shared_data import SharedTable as SharedTable
@@ -44,6 +45,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ArrowDataset": "modules.arrow_dataset",
     "Callback": "orchestrator.callbacks.callback",
+    "LightningCLI": "orchestrator.cli.lightning_cli",
     "LightningDataModule": "modules.datamodule",
     "LightningModule": "modules.module",
     "MisconfigurationError": "orchestrator.errors",
@@ -73,6 +75,7 @@ _SUBPACKAGES = (
 __all__ = [
     "ArrowDataset",
     "Callback",
+    "LightningCLI",
     "LightningDataModule",
     "LightningModule",
     "MisconfigurationError",
