@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cluster.errors import (
         ClusterError,
         GroupError,
+        JobError,
         PeerLost,
         PlacementError,
         RemoteError,
@@ -35,6 +36,7 @@ __all__ = [
     "ClusterError",
     "GroupError",
     "GroupSpec",
+    "JobError",
     "PeerLost",
     "PlacementError",
     "RecoveryPolicy",

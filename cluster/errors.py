@@ -8,6 +8,7 @@ ClusterError (RuntimeError)
 ├── StartError                     the workers were placed but did not come up in time
 ├── GroupError                     a group was used after its end, or twice at once
 ├── SerializationError (TypeError) something that has to travel between processes cannot be pickled
+├── JobError                       a job server could not be used, or code could not be sent to it
 ├── WorkerDied                     a worker's process ended while it was needed
 ├── PeerLost                       in a worker: another one did not answer, and may be replaced
 ├── RunLost                        a run cannot go on where it was; its group is whole again
@@ -48,6 +49,10 @@ class GroupError(ClusterError):
 
 class SerializationError(ClusterError, TypeError):
     """A callable, an argument, an event or a result cannot be pickled; the message names the part."""
+
+
+class JobError(ClusterError):
+    """A job server could not be reached or refused what was asked, or code is too large to be sent."""
 
 
 class WorkerDied(ClusterError):

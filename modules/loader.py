@@ -25,7 +25,9 @@ from torch.utils.data import (
 
 from modules import rng
 from modules.batch_notes import NotedBatches
+from modules.batched import batches_of, find_take
 from modules.keyed_dataset import KeyedDataset
+from modules.keyed_loader import KeyedLoader, Share
 from modules.loader_processes import LoaderContext
 from modules.loader_share import copy_with, is_stream, samplers_of, share_of
 from modules.order import BatchPlan, StridedPlan
@@ -90,12 +92,20 @@ class RankLoader:
             if source.num_workers > 0 and source.multiprocessing_context is None:
                 parts["_DataLoader__multiprocessing_context"] = LoaderContext(pickler)
             self._reader = copy_with(source, parts)
+        elif isinstance(source, KeyedLoader):
+            place = (rank, world_size) if shard else (0, 1)
+            share = source.share(
+                rank=place[0], world_size=place[1], seed=seed, pad=pad, whole_batches=whole_batches and shard
+            )
+            self._reader = share
+            self.plan = share.plan if shard or world_size == 1 else None
         elif world_size > 1 and shard:
             self._stride = (rank, world_size)
         elif world_size == 1:
             self.plan = _plan_alone(source)
         self._keyed: KeyedDataset | None = None
-        if keyed and isinstance(self._reader, DataLoader) and not is_stream(self._reader):
+        draws = isinstance(self._reader, DataLoader) and find_take(self._reader) is None
+        if keyed and draws and isinstance(self._reader, DataLoader) and not is_stream(self._reader):
             self._keyed = KeyedDataset(self._reader.dataset, seed)
             self._reader = copy_with(self._reader, {"dataset": self._keyed})
         self._dealt = [
@@ -117,6 +127,8 @@ class RankLoader:
     @property
     def fingerprint(self) -> str:
         """What identifies the data cheaply: the data set's class and length, or an empty string."""
+        if isinstance(self.source, KeyedLoader):
+            return self.source.fingerprint
         dataset = getattr(self.source, "dataset", None)
         if isinstance(dataset, Sized) and not isinstance(dataset, IterableDataset):
             return f"{type(dataset).__qualname__}[{len(dataset)}]"
@@ -131,6 +143,9 @@ class RankLoader:
     def start_epoch(self, epoch: int) -> None:
         """Tell samplers and data sets that have ``set_epoch`` which epoch the next iteration reads."""
         self._epoch = epoch
+        if isinstance(self._reader, Share):
+            self._reader.start_epoch(epoch)
+            return
         for target in (*samplers_of(self._reader), getattr(self.source, "dataset", None)):
             tell_epoch(target, epoch)
         if self._keyed is not None:
@@ -159,6 +174,8 @@ class RankLoader:
             first: With `skip`, the random state in which the first batch was asked for, where that is not
                 the present one.
         """
+        if isinstance(self._reader, Share):
+            return self._reader.iterate(skip)
         reader = self._keep_processes()
         start, step = self._stride or (0, 1)
         if own and self._is_stateful and "state" in own:
@@ -168,11 +185,11 @@ class RankLoader:
         if skip and isinstance(reader, DataLoader) and not isinstance(reader.dataset, IterableDataset):
             slot = "sampler" if reader.batch_sampler is None else "batch_sampler"
             skipping = SkipBatches(getattr(reader, slot), skip)
-            rest = iter(copy_with(reader, {slot: skipping}))
+            rest = _iterate(copy_with(reader, {slot: skipping}))
             self.put_back(first)
             skipping.prime()
             return rest
-        iterator: Iterator[Any] = iter(reader)
+        iterator = _iterate(reader)
         self.put_back(first)
         for _ in itertools.islice(iterator, skip * step):
             pass
@@ -212,6 +229,8 @@ class RankLoader:
         where samples have none.
         """
         reader = self._reader
+        if isinstance(reader, Share):
+            return reader.note_batches()
         if not isinstance(reader, DataLoader) or reader.batch_sampler is None or is_stream(reader):
             return []
         noted = NotedBatches(reader.batch_sampler)
@@ -235,6 +254,12 @@ class RankLoader:
                 reader = self._reader = copy_with(reader, {"generator": torch.Generator().manual_seed(seed)})
             self.kept = True
         return reader
+
+
+def _iterate(reader: Iterable[Any]) -> Iterator[Any]:
+    """Return an iterator over the batches; data in memory is read a batch at a time."""
+    batches = batches_of(reader) if isinstance(reader, DataLoader) else None
+    return iter(reader) if batches is None else batches
 
 
 def _every(iterator: Iterator[Any], start: int, step: int) -> Iterator[Any]:

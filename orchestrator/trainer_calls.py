@@ -127,6 +127,7 @@ class TrainerCalls(TrainerView):
         show = progress.update if progress is not None else None
         if first:
             announcements.announce(plan)
+            announcements.announce_data(job.loaders)
         self.board = Board()
         try:
             if plan.group is not None:
