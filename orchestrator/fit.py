@@ -215,8 +215,7 @@ class TrainingLoop:
         end, recovery.left = recovery.left, None
         if end is not None:
             hooks = engine.hooks["on_train_batch_end"]
-            meeting = engine.hooks.of_callbacks("on_train_batch_end", meets_ranks)
-            recovery.end_batch(hooks, meeting, end)
+            recovery.end_batch(hooks, end)
             if state.windows % self.settings.log_every_n_steps == 0:
                 self.log_steps(end.outputs)
         if not state.validated and self.is_validation_due():
@@ -329,7 +328,7 @@ class TrainingLoop:
                 end = BatchEnd(
                     outputs=outputs, seen=seen, batch=batch, has_batch=feed.has_batch, index=batch_idx
                 )
-                recovery.end_batch(batch_end, meeting, end)
+                recovery.end_batch(batch_end, end)
                 if engine.untold:
                     engine.tell_standing()
             elif batch_end and feed.has_batch:
@@ -380,7 +379,7 @@ class TrainingLoop:
             self.schedulers.step_by_steps()
             self.exhaust()
             if self.recovery is not None:
-                self.recovery.end_batch((), (), BatchEnd(has_batch=False, index=state.epoch_batches))
+                self.recovery.end_batch((), BatchEnd(has_batch=False, index=state.epoch_batches))
             if state.windows % self.settings.log_every_n_steps == 0:
                 self.log_steps(None)
         else:

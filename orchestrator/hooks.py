@@ -67,11 +67,21 @@ class HookTable:
         """Return the callbacks' methods for hook `name`, of those callbacks that `only` admits."""
         return tuple(
             functools.partial(getattr(callback, name), self.trainer_for(callback), self._module)
-            for callback in self._callbacks
-            if overrides(callback, name, Callback)
-            and name not in foreign.unused_hooks(callback)
-            and (only is None or only(callback))
+            for callback in self._with(name)
+            if only is None or only(callback)
         )
+
+    def positions(self, name: str, only: Callable[[Callback], bool]) -> frozenset[int]:
+        """Return where the methods of those callbacks that `only` admits are in the table of hook `name`."""
+        return frozenset(index for index, callback in enumerate(self._with(name)) if only(callback))
+
+    def _with(self, name: str) -> list[Callback]:
+        """Return the callbacks that have the hook and use it."""
+        return [
+            callback
+            for callback in self._callbacks
+            if overrides(callback, name, Callback) and name not in foreign.unused_hooks(callback)
+        ]
 
     def trainer_for(self, owner: object) -> Any:
         """Return the trainer as `owner` is to see it: an object of Lightning's sees a view of it."""

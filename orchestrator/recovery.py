@@ -25,6 +25,7 @@ from cluster.errors import RunLost
 from modules.module import LightningModule
 from modules.rng_mark import put
 from orchestrator.checkpoint import contents
+from orchestrator.foreign import meets_ranks
 from orchestrator.hooks import overrides
 from orchestrator.optimizers import needs_closure
 from orchestrator.place import Peers
@@ -128,6 +129,7 @@ class Recovery:
         self._entering: _Place | None = None  # in the exchange of a meeting
         self._committing: PrivateState | None = None
         self._taken: dict[str, Any] = {}
+        self._meeting = engine.hooks.positions("on_train_batch_end", meets_ranks)
         self._known = _Known()
         self._stands = False
         self._running_hook: BatchEnd | None = None
@@ -165,13 +167,12 @@ class Recovery:
         """Note that the first batch of a window is about to run: where ranks meet now, none can stand."""
         self._stands = False
 
-    def end_batch(self, hooks: Sequence[Hook], meeting: Sequence[Hook], end: BatchEnd) -> None:
+    def end_batch(self, hooks: Sequence[Hook], end: BatchEnd) -> None:
         """Run what hooks are left behind a commit, and stand there. A hook that speaks to other ranks can be
         run again.
 
         Args:
             hooks: Those of the end of a batch.
-            meeting: Those of them that also run on a rank without a batch.
             end: What they get, and which is the next.
         """
         self._running_hook = end
@@ -180,7 +181,7 @@ class Recovery:
             end.hook = index
             if end.has_batch:
                 hooks[index](end.seen, end.batch, end.index)
-            elif hooks[index] in meeting:
+            elif index in self._meeting:
                 hooks[index](None, None, end.index)
         self._running_hook = None
         end.hook = len(hooks)
