@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from cluster import preflight
 from cluster.errors import ClusterError, StartError
 from cluster.failure import explain_death
 from cluster.placement import Reservation
@@ -74,6 +75,33 @@ def collect(calls: Sequence[Any], *, names: Sequence[str], doing: str, deadline:
             )
         _check(done[0], names[index_of[done[0]]], doing)
     return list(ray.get(list(calls)))
+
+
+def check_links(
+    actors: Sequence[Any], workers: Sequence[WorkerInfo], driver: preflight.Target, deadline: float
+) -> None:
+    """Have one worker of each node try to reach the driver and all other nodes; nothing on a single node.
+
+    Args:
+        actors: in rank order.
+        workers: who they are.
+        driver: where the driver listens.
+        deadline: on the clock of `time.monotonic`.
+
+    Raises:
+        StartError: some links do not work; it names both ends.
+    """
+    chosen = [(actors[worker.rank], worker.node_ip) for worker in workers if worker.local_rank == 0]
+    if len(chosen) == 1:
+        return
+    addresses = [address for _, address in chosen]
+    names = [f"node {address}" for address in addresses]
+    peers = [next(peer for peer in addresses[::-1] if peer != address) for address in addresses]
+    opened = [actor.open_probe.remote(peer) for (actor, _), peer in zip(chosen, peers, strict=True)]
+    targets = [driver, *collect(opened, names=names, doing="listen for the others", deadline=deadline)]
+    tried = [actor.try_links.remote(targets) for actor, _ in chosen]
+    found = collect(tried, names=names, doing="try to reach the others", deadline=deadline)
+    preflight.check_links(addresses, found, driver[0])
 
 
 def stacks(actors: Sequence[Any]) -> list[str]:
