@@ -7,6 +7,7 @@ included.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -169,6 +170,12 @@ def _check(call: Any, name: str, doing: str) -> None:
             "The packages that this program uses must be installed on every node, in the same versions."
         ) from cause
     except ray.exceptions.RayError as error:
+        module = re.search(r"No module named '([\w.]+)'", str(error))
+        if module is not None:
+            raise StartError(
+                f"{name} did not {doing}: there is no module {module[1]!r} on that node. Install there what is "
+                "installed here, this project included, in the same versions."
+            ) from None
         raise StartError(
             f"{name} did not {doing}, its process ended: {explain_death(str(error))}. "
             "Look at that node's memory and at Ray's log files there."

@@ -249,7 +249,10 @@ def _holds_a_bundle() -> bool:
 
 def _advice(spec: GroupSpec) -> str:
     where = "" if spec.num_nodes is None else f" on fewer than {spec.num_nodes} nodes,"
-    return f"Ask for fewer than {spec.num_workers} workers,{where} or for less in resources_per_worker."
+    labels = " with other labels," if any(spec.label_selectors) else ""
+    return (
+        f"Ask for fewer than {spec.num_workers} workers,{where}{labels} or for less in resources_per_worker."
+    )
 
 
 def _free_by_node() -> Mapping[str, Mapping[str, float]]:
