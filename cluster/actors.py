@@ -173,8 +173,8 @@ def _check(call: Any, name: str, doing: str) -> None:
         module = re.search(r"No module named '([\w.]+)'", str(error))
         if module is not None:
             raise StartError(
-                f"{name} did not {doing}: there is no module {module[1]!r} on that node. Install there what is "
-                "installed here, this project included, in the same versions."
+                f"{name} did not {doing}: there is no module {module[1]!r} on that node. Install there what "
+                "is installed here, this project included, in the same versions."
             ) from None
         raise StartError(
             f"{name} did not {doing}, its process ended: {explain_death(str(error))}. "

@@ -110,7 +110,7 @@ def _folders(trainer: Trainer) -> list[str]:
     found: list[Any] = [getattr(logger, "save_dir", None) for logger in trainer.loggers]
     savers = trainer.checkpoint_callbacks
     found += [getattr(saver, "dirpath", None) for saver in savers]
-    if savers or not found:
+    if savers:
         found.insert(0, settings.default_root_dir)
     paths = [os.path.abspath(os.path.expanduser(item)) for item in found if isinstance(item, str) and item]
     return _unique(path for path in paths if "://" not in path)
