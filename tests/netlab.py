@@ -89,7 +89,6 @@ class NetLab:
             **health_checks,
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_AUTH_MODE": "disabled",
-            "RAY_raylet_start_wait_time_s": "120",  # machines that run tests are busy
             "TORCH_CPP_LOG_LEVEL": "ERROR",
         }
         self._env.pop("RAY_ADDRESS", None)

@@ -240,7 +240,7 @@ def test_modules_variables_and_files_reach_every_node(lab: NetLab, job: Path) ->
     assert Path(checkpoint).is_relative_to(job)
     assert Path(checkpoint).is_file()
     assert f"3 source files ({_kilobytes(job)} kB) of {job} sent to node {lab.ip(2)} in " in log
-    assert "Environment variables sent to the workers: WANDB_MODE." in log
+    assert "Environment variables sent to the workers: WANDB_MODE." in log, log
     assert f"not shared with node {lab.ip(2)}" in log
     assert found["elsewhere"].startswith("MisconfigurationError: Checkpoints and logs go to ")
     assert f"rank 0 on node {lab.ip(2)} would write them: there, it is another disk" in found["elsewhere"]

@@ -211,7 +211,7 @@ def test_a_cluster_that_refuses_us_is_one_clear_error(run_driver: Driver) -> Non
 
 
 def test_a_cluster_of_other_versions_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cluster whose Ray or Python is another one is refused with both versions, not with Ray's first line."""
+    """A cluster whose Ray or Python is another one is refused with both versions in one line."""
     import ray
 
     def refuse(**options: object) -> None:
