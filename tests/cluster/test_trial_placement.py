@@ -35,34 +35,31 @@ def train(config):
     group.shutdown()
 
 
-def run(bundles, spares=0):
-    factory = tune.PlacementGroupFactory(bundles)
+def run(bundles, spares):
     tuner = tune.Tuner(
-        tune.with_resources(train, factory),
-        param_space={"spares": spares},
+        tune.with_resources(train, tune.PlacementGroupFactory(bundles)),
+        param_space={"spares": tune.grid_search(spares)},
+        tune_config=tune.TuneConfig(max_concurrent_trials=1, reuse_actors=True),
         run_config=tune.RunConfig(storage_path=os.getcwd(), verbose=0),
     )
-    (result,) = tuner.fit()
-    assert result.error is None, result.error
-    return {name: result.metrics.get(name) for name in ("inside", "error")}
+    results = tuner.fit()
+    assert not results.errors, results.errors
+    return [{name: result.metrics.get(name) for name in ("inside", "error")} for result in results]
 
 
 worker = {"CPU": 0.5}
-found = [run([{"CPU": 0.5}, worker, worker]), run([worker, worker]), run([{}, worker, worker]),
-         run([{"CPU": 0.5}, worker, worker], spares=1)]
-print(json.dumps(found))
+print(json.dumps([*run([{"CPU": 0.5}, worker, worker], [0, 1]), *run([worker, worker], [0])]))
 """
 
 
 def test_a_trial_uses_its_own_bundles(run_driver: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    """With bundles for its workers, a bundle for itself or not, they run there; with too few of them, or with
-    spares, the trial is told what to reserve, instead of waiting for other trials' room.
+    """With bundles for its workers, they run there; with too few of them, or with spares, the trial is told
+    what to reserve, instead of waiting for other trials' room.
     """
     done = run_driver(_TRIALS)
     assert done.returncode == 0, done.stderr
-    reserved, short, headless, spares = json.loads(done.stdout.splitlines()[-1])
+    reserved, spares, short = json.loads(done.stdout.splitlines()[-1])
     assert reserved == {"inside": True, "error": ""}
-    assert headless == {"inside": True, "error": ""}
+    assert spares["error"].startswith("spares=1 in a trial of Ray Tune")
     assert short["error"].startswith("This trial of Ray Tune has not reserved room for its workers")
     assert "tune.PlacementGroupFactory([{'CPU': 1}] + [{'CPU': 0.5}] * 2)" in short["error"]
-    assert spares["error"].startswith("spares=1 in a trial of Ray Tune")
