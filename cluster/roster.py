@@ -41,6 +41,8 @@ class _Recruit:
     actor: Any
     life: Any
     ready: Any  # of its place
+    reservation: Reservation
+    bundle: int
 
 
 class Roster:
@@ -61,7 +63,7 @@ class Roster:
         self._numbers: list[int] = []  # of each rank's process, as the heartbeat server knows it
         self._recruits: list[_Recruit] = []
         self._all: list[tuple[Any, Any]] = []  # every actor ever started, with its life
-        self._bundles: list[int] = []
+        self._places: list[tuple[Reservation, int]] = []  # each rank's bundle
         self._reservation: Reservation | None = None
         self._spare_reservation: Reservation | None = None
         self._store: StoreServer | None = None
@@ -102,7 +104,7 @@ class Roster:
         self.workers = tuple(info for _, info in ranked)
         self.actors = [recruits[index].actor for index, _ in ranked]
         self._lives = [recruits[index].life for index, _ in ranked]
-        self._bundles = [bundles[index] for index, _ in ranked]
+        self._places = [(reservation, bundles[index]) for index, _ in ranked]
         noise.mute_deaths(worker.pid for worker in self.workers)
         self._check_nodes()
         host = network.address_towards(self._peer_of_driver())
@@ -185,7 +187,8 @@ class Roster:
         actor = staff.spawn(self.spec, reservation, bundle)
         life = actor.live.options(concurrency_group="life").remote()
         self._all.append((actor, life))
-        return _Recruit(actor=actor, life=life, ready=actor.prepare.remote(dict(self.spec.env)))
+        ready = actor.prepare.remote(dict(self.spec.env))
+        return _Recruit(actor=actor, life=life, ready=ready, reservation=reservation, bundle=bundle)
 
     def _call_spares(self, deadline: float) -> None:
         """Start the spares, in places of their own; returns when there is room, before they are up."""
@@ -272,11 +275,7 @@ class Roster:
         assert self._heartbeat is not None
         self._heartbeat.forget(self._numbers[rank])
         ray.kill(self.actors[rank], no_restart=True)
-        self._recruits.append(self._recruit(self._reserved(), self._bundles[rank]))
-
-    def _reserved(self) -> Reservation:
-        assert self._reservation is not None
-        return self._reservation
+        self._recruits.append(self._recruit(*self._places[rank]))
 
     def _free(self, ranks: list[int]) -> None:
         """Free these ranks from the generation that they are in, for the present one. Does not wait."""
@@ -301,19 +300,21 @@ class Roster:
             try:
                 place: Place = ray.get(done[0])
             except ray.exceptions.RayError:  # it was lost before it was needed
+                self._recruits.append(self._recruit(recruit.reservation, recruit.bundle))
                 continue
             if preflight.warn_of(place.node_ip, place.report):
                 continue
             info = replace_worker(self.workers, rank, place)
             self.workers = (*self.workers[:rank], info, *self.workers[rank + 1 :])
             self.actors[rank], self._lives[rank] = recruit.actor, recruit.life
+            self._places[rank] = (recruit.reservation, recruit.bundle)
             noise.mute_deaths([info.pid])
             try:
                 self._assign([rank], deadline)
                 self.deliver([rank])
+                return
             except StartError:
-                continue
-            return
+                self._recruits.append(self._recruit(recruit.reservation, recruit.bundle))
 
     # ---------------------------------------------------------------- finding out about silent ones
 

@@ -14,9 +14,15 @@ from typing import TYPE_CHECKING, Any
 from orchestrator._shadowing import check_for_shadowed_packages
 
 if TYPE_CHECKING:
+    from modules.arrow_dataset import ArrowDataset as ArrowDataset
+    from modules.arrow_dataset import ParquetDataset as ParquetDataset
     from modules.datamodule import LightningDataModule as LightningDataModule
+    from modules.mixture import Mixture as Mixture
     from modules.module import LightningModule as LightningModule
+    from modules.packing import PackedTokens as PackedTokens
     from modules.rng import seed_everything as seed_everything
+    from modules.text import TextDataset as TextDataset
+    from modules.text import Vocabulary as Vocabulary
     from orchestrator import callbacks as callbacks
     from orchestrator import loggers as loggers
     from orchestrator import metrics as metrics
@@ -26,8 +32,10 @@ if TYPE_CHECKING:
     from orchestrator import tuner as tuner
     from orchestrator import utilities as utilities
     from orchestrator.callbacks.callback import Callback as Callback
+    from orchestrator.cli.lightning_cli import LightningCLI as LightningCLI
     from orchestrator.errors import MisconfigurationError as MisconfigurationError
     from orchestrator.lifetime import shutdown as shutdown
+    from orchestrator.shared_data import SharedTable as SharedTable
     from orchestrator.sweep.stopped import TrialStopped as TrialStopped
     from orchestrator.sweep.sweep import Sweep as Sweep
     from orchestrator.trainer import Trainer as Trainer
@@ -35,13 +43,21 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ArrowDataset": "modules.arrow_dataset",
     "Callback": "orchestrator.callbacks.callback",
+    "LightningCLI": "orchestrator.cli.lightning_cli",
     "LightningDataModule": "modules.datamodule",
     "LightningModule": "modules.module",
     "MisconfigurationError": "orchestrator.errors",
+    "Mixture": "modules.mixture",
+    "PackedTokens": "modules.packing",
+    "ParquetDataset": "modules.arrow_dataset",
+    "SharedTable": "orchestrator.shared_data",
     "Sweep": "orchestrator.sweep.sweep",
+    "TextDataset": "modules.text",
     "Trainer": "orchestrator.trainer",
     "TrialStopped": "orchestrator.sweep.stopped",
+    "Vocabulary": "modules.text",
     "seed_everything": "modules.rng",
     "shutdown": "orchestrator.lifetime",
 }
@@ -57,13 +73,21 @@ _SUBPACKAGES = (
 )
 
 __all__ = [
+    "ArrowDataset",
     "Callback",
+    "LightningCLI",
     "LightningDataModule",
     "LightningModule",
     "MisconfigurationError",
+    "Mixture",
+    "PackedTokens",
+    "ParquetDataset",
+    "SharedTable",
     "Sweep",
+    "TextDataset",
     "Trainer",
     "TrialStopped",
+    "Vocabulary",
     "callbacks",
     "loggers",
     "metrics",

@@ -9,7 +9,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+from collections.abc import Mapping
+from typing import Any
 
+from modules.combined import CombinedLoader
+from modules.keyed_loader import KeyedLoader
 from orchestrator.plan import Plan
 
 _log = logging.getLogger("orchestrator")
@@ -33,6 +37,22 @@ def announce(plan: Plan) -> None:
             log.addHandler(handler)
             log.setLevel(logging.INFO)
     _log.info(plan.describe())
+
+
+def announce_data(loaders: Mapping[str, Any]) -> None:
+    """Say how data sets are read that choose this by themselves.
+
+    Args:
+        loaders: By kind, what was given.
+    """
+    for kind, source in loaders.items():
+        tree = source.iterables if isinstance(source, CombinedLoader) else source
+        members = (
+            tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (list, tuple)) else [tree]
+        )
+        for member in members:
+            if isinstance(member, KeyedLoader):
+                _log.info("%s data: %s", kind, member.description)
 
 
 def print_results(fn: str, results: list[dict[str, float]]) -> None:

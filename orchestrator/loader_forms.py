@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from modules.combined import CombinedLoader, flatten, holds_loaders, member_names
+from modules.row_data import RowData
 from orchestrator.errors import MisconfigurationError
 
 
@@ -82,6 +83,11 @@ def check_source(source: Any, kind: str, ranks: int, *, sent: bool) -> None:
 
 
 def _check_leaf(leaf: Any, kind: str, place: str, ranks: int) -> None:
+    if isinstance(leaf, RowData):
+        raise MisconfigurationError(
+            f"The {kind} data{place} is a {type(leaf).__qualname__}, and how many rows a batch has is not "
+            f"said. Use its loader: {type(leaf).__qualname__}(...).loader(batch_size=...)."
+        )
     if isinstance(leaf, (Dataset, Tensor, str, bytes)) or not isinstance(leaf, Iterable):
         raise MisconfigurationError(
             f"The {kind} data{place} is a {type(leaf).__qualname__}, not an iterable of batches. "

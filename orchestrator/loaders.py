@@ -17,6 +17,7 @@ from modules.combined import CombinedLoader
 from modules.combined_reading import CombinedRankLoader, Reader
 from modules.loader import RankLoader
 from modules.module import LightningModule
+from orchestrator.announcements import announce_data
 from orchestrator.batch_limits import batch_limit, empty_loader
 from orchestrator.checkpoint import contents
 from orchestrator.errors import MisconfigurationError
@@ -60,6 +61,12 @@ class Loaders:
             self.train = self._together(form_of(source, "train"), "train")
             self._count("train", [self.train], [self.limit("train", self.train)])
         return self.train
+
+    def forget_training(self) -> bool:
+        """Drop training data that was loaded early, for an estimate; return whether there was any."""
+        loaded, self.train = self.train is not None, None
+        self._engine.trainer.batch_counts.pop("train", None)
+        return loaded
 
     def has_validation(self) -> bool:
         """Whether fit validates: there is a validation step, data for it, and no limit of 0."""
@@ -159,6 +166,8 @@ class Loaders:
             found = hook() if hook is not None else None
             if found is not None:
                 check_source(found, kind, engine.place.world_size, sent=False)
+                if engine.is_global_zero:
+                    announce_data({kind: found})
         if found is None and not optional:
             raise MisconfigurationError(
                 f"There is no {kind} data: {type(engine.module).__qualname__} has no {kind}_dataloader(), "

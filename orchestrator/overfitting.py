@@ -12,6 +12,8 @@ from typing import Any
 
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
+from modules.keyed_loader import KeyedLoader
+
 
 def in_order(source: Any, kind: str, *, tells: bool) -> Any:
     """Return a loader of the same samples that reads them in order; `source` itself where it does already.
@@ -21,6 +23,8 @@ def in_order(source: Any, kind: str, *, tells: bool) -> Any:
         kind: train or val, for the warning.
         tells: This process warns.
     """
+    if isinstance(source, KeyedLoader):
+        return source.in_order()
     if not isinstance(source, DataLoader) or isinstance(source.dataset, IterableDataset):
         return source
     batches: Any = source.batch_sampler

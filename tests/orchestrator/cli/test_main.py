@@ -19,9 +19,24 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"orchestrator {orchestrator.__version__}\n"
 
 
-@pytest.mark.parametrize("argv", [[], ["no-such-command"], ["info", "--no-such-flag"]])
+def test_alone_it_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """`orchestrator` without a command prints what there is, and that is no error."""
+    assert main([]) == 0
+    printed = capsys.readouterr().out
+    for command in ("fit", "validate", "test", "predict", "runs", "submit", "jobs", "manifest", "info"):
+        assert f"    {command} " in printed
+
+
+def test_a_wrong_command_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    """A slip of the pen is told which command was probably meant."""
+    with pytest.raises(SystemExit):
+        main(["submti"])
+    assert "there is no command 'submti'. Did you mean 'submit'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["no-such-command"], ["info", "--no-such-flag"]])
 def test_wrong_arguments_exit_with_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """A missing or unknown command or flag is a usage error that names the program."""
+    """An unknown command or flag is a usage error that names the program."""
     with pytest.raises(SystemExit) as ended:
         main(argv)
     assert ended.value.code == 2
@@ -36,7 +51,7 @@ from orchestrator.cli import main
 try:
     main(["--help"])
 finally:
-    assert not {"ray", "torch", "pyarrow"} & set(sys.modules), "heavy imports"
+    assert not {"jsonargparse", "ray", "torch", "pyarrow"} & set(sys.modules), "heavy imports"
 """
     completed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (completed.returncode, completed.stderr) == (0, "")
