@@ -7,10 +7,12 @@ included.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
 
+from cluster import preflight
 from cluster.errors import ClusterError, StartError
 from cluster.failure import explain_death
 from cluster.placement import Reservation
@@ -74,6 +76,33 @@ def collect(calls: Sequence[Any], *, names: Sequence[str], doing: str, deadline:
             )
         _check(done[0], names[index_of[done[0]]], doing)
     return list(ray.get(list(calls)))
+
+
+def check_links(
+    actors: Sequence[Any], workers: Sequence[WorkerInfo], driver: preflight.Target, deadline: float
+) -> None:
+    """Have one worker of each node try to reach the driver and all other nodes; nothing on a single node.
+
+    Args:
+        actors: in rank order.
+        workers: who they are.
+        driver: where the driver listens.
+        deadline: on the clock of `time.monotonic`.
+
+    Raises:
+        StartError: some links do not work; it names both ends.
+    """
+    chosen = [(actors[worker.rank], worker.node_ip) for worker in workers if worker.local_rank == 0]
+    if len(chosen) == 1:
+        return
+    addresses = [address for _, address in chosen]
+    names = [f"node {address}" for address in addresses]
+    peers = [next(peer for peer in addresses[::-1] if peer != address) for address in addresses]
+    opened = [actor.open_probe.remote(peer) for (actor, _), peer in zip(chosen, peers, strict=True)]
+    targets = [driver, *collect(opened, names=names, doing="listen for the others", deadline=deadline)]
+    tried = [actor.try_links.remote(targets) for actor, _ in chosen]
+    found = collect(tried, names=names, doing="try to reach the others", deadline=deadline)
+    preflight.check_links(addresses, found, driver[0])
 
 
 def stacks(actors: Sequence[Any]) -> list[str]:
@@ -141,6 +170,12 @@ def _check(call: Any, name: str, doing: str) -> None:
             "The packages that this program uses must be installed on every node, in the same versions."
         ) from cause
     except ray.exceptions.RayError as error:
+        module = re.search(r"No module named '([\w.]+)'", str(error))
+        if module is not None:
+            raise StartError(
+                f"{name} did not {doing}: there is no module {module[1]!r} on that node. Install there what "
+                "is installed here, this project included, in the same versions."
+            ) from None
         raise StartError(
             f"{name} did not {doing}, its process ended: {explain_death(str(error))}. "
             "Look at that node's memory and at Ray's log files there."

@@ -141,6 +141,7 @@ class WorkerGroup:
             on_event=on_event, on_ask=on_ask, on_output=on_output, on_recovered=on_recovered
         )
         try:
+            self._roster.deliver()
             stored = ray.put(payload)
             del payload  # it may be a whole model
             return Dispatch(self._runs, self, listeners, recovers=recovery is not None).results(stored)

@@ -9,6 +9,7 @@ trial has not reserved may never come.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
@@ -116,6 +117,21 @@ def reserve(spec: GroupSpec, deadline: float, make_room: Callable[[], None] | No
         reservation.remove()
         raise
     return reservation
+
+
+def name_places(reservation: Reservation) -> list[str]:
+    """How to call each worker before it is up, such as "worker 1 on node 10.0.0.2"."""
+    import ray
+
+    nodes: Mapping[Any, str] = {}
+    where: Mapping[str, str] = {}
+    with contextlib.suppress(Exception):  # a name is worth no failure
+        where = ray.util.placement_group_table(reservation.placement_group)["bundles_to_node_id"]
+        nodes = {node["NodeID"]: f" on node {node['NodeManagerAddress']}" for node in ray.nodes()}
+    return [
+        f"worker {index}{nodes.get(where.get(str(bundle), where.get(bundle)), '')}"  # type: ignore[call-overload]
+        for index, bundle in enumerate(reservation.bundle_of_worker)
+    ]
 
 
 def _refuse_impossible(spec: GroupSpec, plan: BundlePlan, nodes: Sequence[Node]) -> None:
@@ -233,7 +249,10 @@ def _holds_a_bundle() -> bool:
 
 def _advice(spec: GroupSpec) -> str:
     where = "" if spec.num_nodes is None else f" on fewer than {spec.num_nodes} nodes,"
-    return f"Ask for fewer than {spec.num_workers} workers,{where} or for less in resources_per_worker."
+    labels = " with other labels," if any(spec.label_selectors) else ""
+    return (
+        f"Ask for fewer than {spec.num_workers} workers,{where}{labels} or for less in resources_per_worker."
+    )
 
 
 def _free_by_node() -> Mapping[str, Mapping[str, float]]:

@@ -1,8 +1,9 @@
 """Gives placed workers their ranks. Pure: the same placement always gets the same ranks.
 
-Ranks are ordered by node (address, then id), within a node by GPU, then by creation. Nodes are told apart by
-Ray's node id, not by address, so several nodes on one machine stay several. Every worker of a node sees the
-GPUs of all its workers, in the same order, and uses the one that Ray gave it.
+Ranks are ordered by node (the driver's first, then by address, then by id), within a node by GPU, then by
+creation. So rank 0, which writes the files, shares the driver's disk whenever a worker does. Nodes are told
+apart by Ray's node id, not by address, so several nodes on one machine stay several. Every worker of a node
+sees the GPUs of all its workers, in the same order, and uses the one that Ray gave it.
 """
 
 from __future__ import annotations
@@ -12,16 +13,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cluster.errors import StartError
+from cluster.preflight import Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where one worker came up: its node, its process, and the ids of the GPUs that Ray assigned to it."""
+    """Where one worker came up: its node, its process, and the ids of the GPUs that Ray assigned to it.
+
+    Attributes:
+        report: the versions that it runs, to be compared with the driver's.
+    """
 
     node_id: str
     node_ip: str
     pid: int
     gpu_ids: tuple[str, ...] = ()
+    report: Report | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,16 +54,25 @@ class WorkerInfo:
     visible_gpus: tuple[str, ...]
 
 
-def assign_ranks(places: Sequence[Place]) -> list[tuple[int, WorkerInfo]]:
+def assign_ranks(places: Sequence[Place], first: str = "") -> list[tuple[int, WorkerInfo]]:
     """Rank the workers.
 
     Args:
         places: one per worker, in the order of creation.
+        first: the id of the node that gets the first ranks, if workers are there: the driver's.
 
     Returns:
         In rank order: the index into `places`, and what that worker is.
     """
-    order = sorted(range(len(places)), key=lambda i: (_node_key(places[i]), _gpu_key(places[i].gpu_ids), i))
+    order = sorted(
+        range(len(places)),
+        key=lambda i: (
+            places[i].node_id != first,
+            _node_key(places[i]),
+            _gpu_key(places[i].gpu_ids),
+            i,
+        ),
+    )
     nodes: dict[str, list[int]] = {}
     for index in order:
         nodes.setdefault(places[index].node_id, []).append(index)
@@ -122,15 +138,18 @@ def replace_worker(workers: Sequence[WorkerInfo], rank: int, place: Place) -> Wo
 
 
 def choose_device(own: Sequence[str], visible: Sequence[str]) -> str:
-    """A worker's torch device: "cpu" without a GPU, else "cuda:i" by its first id's place in `visible`."""
+    """A worker's torch device: "cpu" without a GPU, else "cuda:i" by the place in `visible` of the first of
+    its ids, which Ray lists in no order.
+    """
     if not own:
         return "cpu"
-    if own[0] not in visible:
+    missing = [gpu for gpu in own if gpu not in visible]
+    if missing:
         raise StartError(
-            f"Ray assigned GPU {own[0]} but CUDA_VISIBLE_DEVICES is {','.join(visible)!r}. "
+            f"Ray assigned GPU {missing[0]} but CUDA_VISIBLE_DEVICES is {','.join(visible)!r}. "
             "Leave CUDA_VISIBLE_DEVICES to Ray, or list the assigned GPU in it."
         )
-    return f"cuda:{list(visible).index(own[0])}"
+    return f"cuda:{min(list(visible).index(gpu) for gpu in own)}"
 
 
 def _node_key(place: Place) -> tuple[int, int, str]:

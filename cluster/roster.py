@@ -14,16 +14,17 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cluster import actors as staff
-from cluster import network, noise, session
+from cluster import network, noise, preflight, session
+from cluster.delivery import Delivery
 from cluster.environment import defaulted
 from cluster.errors import PlacementError, StartError
 from cluster.heartbeat import HeartbeatServer, ProcessState, process_state
-from cluster.placement import Reservation, reserve
+from cluster.placement import Reservation, name_places, reserve
 from cluster.process_group import StoreServer
 from cluster.ranks import Place, WorkerInfo, assign_ranks, replace_worker
 from cluster.spec import GroupSpec
@@ -70,6 +71,7 @@ class Roster:
         self._verdicts: dict[int, str] = {}
         self._nodes: dict[str, tuple[str, int]] = {}
         self._lock = threading.Lock()
+        self._delivery = Delivery()
 
     @property
     def alive(self) -> bool:
@@ -80,6 +82,8 @@ class Roster:
 
     def start(self, make_room: Callable[[], None] | None) -> None:
         """Connect, reserve, spawn, rank, join; each step for all workers at once."""
+        import ray
+
         spec, deadline = self.spec, time.monotonic() + self.spec.start_timeout_s
         session.connect()
         reservation = self._reservation = reserve(spec, deadline, make_room)
@@ -89,11 +93,14 @@ class Roster:
             import torch.distributed  # noqa: F401  now, while the workers import it too
         places = staff.collect(
             [recruit.ready for recruit in recruits],
-            names=[f"worker {index}" for index in range(len(recruits))],
+            names=name_places(reservation),
             doing="start",
             deadline=deadline,
         )
-        ranked = assign_ranks(places)
+        preflight.check_versions(
+            preflight.report(), {place.node_ip: place.report for place in places if place.report}
+        )
+        ranked = assign_ranks(places, first=ray.get_runtime_context().get_node_id())
         self.workers = tuple(info for _, info in ranked)
         self.actors = [recruits[index].actor for index, _ in ranked]
         self._lives = [recruits[index].life for index, _ in ranked]
@@ -102,6 +109,8 @@ class Roster:
         self._check_nodes()
         host = network.address_towards(self._peer_of_driver())
         self._store = StoreServer(host, spec.collective_timeout_s)
+        driver = (self._store.address.host, self._store.address.port)
+        staff.check_links(self.actors, self.workers, driver, deadline)
         self._heartbeat = HeartbeatServer(host, self._inquire, self._bury)
         self._assign(range(len(self.workers)), deadline)
         self.join(deadline)
@@ -111,6 +120,11 @@ class Roster:
         """Form the process group of the present generation."""
         calls = [actor.join.remote(self.generation) for actor in self.actors]
         staff.collect(calls, names=self._names(), doing="join the process group", deadline=deadline)
+
+    def deliver(self, ranks: Sequence[int] | None = None) -> None:
+        """Bring the user's modules to all workers, or to those of `ranks`, which are new."""
+        chosen = [worker for worker in self.workers if ranks is None or worker.rank in ranks]
+        self._delivery.bring(self.actors, chosen, self.spec.start_timeout_s, new=ranks is not None)
 
     def cause_of_death(self, rank: int) -> str | None:
         """Why a rank was counted as lost, when that was decided here."""
@@ -288,6 +302,8 @@ class Roster:
             except ray.exceptions.RayError:  # it was lost before it was needed
                 self._recruits.append(self._recruit(recruit.reservation, recruit.bundle))
                 continue
+            if preflight.warn_of(place.node_ip, place.report):
+                continue
             info = replace_worker(self.workers, rank, place)
             self.workers = (*self.workers[:rank], info, *self.workers[rank + 1 :])
             self.actors[rank], self._lives[rank] = recruit.actor, recruit.life
@@ -295,6 +311,7 @@ class Roster:
             noise.mute_deaths([info.pid])
             try:
                 self._assign([rank], deadline)
+                self.deliver([rank])
                 return
             except StartError:
                 self._recruits.append(self._recruit(recruit.reservation, recruit.bundle))

@@ -210,10 +210,25 @@ def _attach(address: str, *, found: bool) -> _Session:
         except Exception as error:
             ray.shutdown()
             undo(changes_since(before))
-            refused = "InvalidAuthToken" in f"{error}{error.__cause__}"
-            reason = "it refused our token" if refused else _first_line(error)
-            raise SessionError(f"No connection to the Ray at {address}: {reason}. {hint}") from error
+            text = f"{error}{error.__cause__}"
+            reason = "it refused our token" if "InvalidAuthToken" in text else _first_line(error)
+            message = explain_mismatch(text) or f"{reason}. {hint}"
+            raise SessionError(f"No connection to the Ray at {address}: {message}") from error
     return _Session(started=False, environ=_keep_rays(before))
+
+
+def explain_mismatch(text: str) -> str | None:
+    """Say in one line which versions of Ray or Python do not go together, from Ray's error; else None.
+
+    >>> explain_mismatch("Version mismatch: The cluster was started with: Ray: 2.51.0 Python: 3.12.1 "
+    ...                  "This process on 10.0.0.1 was started with: Ray: 2.60.0 Python: 3.11.7")
+    'it runs Ray 2.51.0 on Python 3.12.1, this process Ray 2.60.0 on Python 3.11.7. Use the same versions.'
+    """
+    found = re.findall(r"Ray: (\S+)\s+Python: (\S+)", text)
+    if "Version mismatch" not in text or len(found) < 2:
+        return None
+    theirs, ours = (f"Ray {ray} on Python {python}" for ray, python in found[:2])
+    return f"it runs {theirs}, this process {ours}. Use the same versions."
 
 
 def _sweep(root: str) -> None:

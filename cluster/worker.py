@@ -16,10 +16,11 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from cluster import network
+from cluster import network, preflight, sources
 from cluster.context import WorkerContext
 from cluster.errors import SerializationError
 from cluster.failure import Failure, describe
@@ -83,6 +84,7 @@ class Worker:
         self._runs: dict[int, tuple[Mailbox, dict[str, object]]] = {}
         self._runs_lock = threading.Lock()
         self._thread_id: int | None = None
+        self._probe = preflight.Probe()
 
     def prepare(self, env: Mapping[str, str]) -> Place:
         """Set the environment, import what every callable will need, and say where this process is."""
@@ -100,12 +102,22 @@ class Worker:
             node_ip=ray.util.get_node_ip_address(),
             pid=os.getpid(),
             gpu_ids=tuple(str(gpu) for gpu in gpus),
+            report=preflight.report(),
         )
+
+    def open_probe(self, peer: str) -> preflight.Target:
+        """Listen for the other nodes' attempts, until the rank is taken; return where."""
+        return self._probe.open(peer)
+
+    def try_links(self, targets: Sequence[preflight.Target]) -> list[str | None]:
+        """Try to reach the driver and the other nodes; for each: None, or why not."""
+        return self._probe.reach(targets)
 
     def assign(self, assignment: Assignment) -> None:
         """Take the rank: environment variables as torchrun sets them, device, threads, working directory."""
         import torch
 
+        self._probe.close()
         self._assignment, info = assignment, assignment.info
         os.environ.update(
             RANK=str(info.rank),
@@ -136,6 +148,17 @@ class Worker:
             device=info.device,
             snapshots=Snapshots(host, info.node_id, assignment.heartbeat.token),
         )
+
+    def lacks(self, digests: Mapping[str, str]) -> bool:
+        """Whether this process would import any of these source files from elsewhere, or not at all."""
+        return bool(sources.missing(digests))
+
+    def take_sources(self, bundle: sources.Bundle) -> None:
+        """Import the user's modules from this bundle from now on."""
+        import ray
+
+        session: Any = ray._private.worker._global_node
+        sources.unpack(bundle, os.path.join(session.get_session_dir_path(), "sources"))
 
     def join(self, generation: int) -> None:
         """Form the process group of this generation with the other ranks."""

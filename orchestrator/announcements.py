@@ -1,7 +1,7 @@
 """What a call of the Trainer says to the user in words: where it runs, and what an evaluation has found.
 
-Words about the run go to the log named ``orchestrator``, which is shown on stderr unless the program has set
-up logging itself; results are printed.
+Words about the run go to the logs named ``orchestrator`` and ``cluster``, which are shown on stderr unless
+the program has set up logging itself; results are printed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from modules.keyed_loader import KeyedLoader
 from orchestrator.plan import Plan
 
 _log = logging.getLogger("orchestrator")
+_logs = (_log, logging.getLogger("cluster"))
 
 
 class _ToStderr(logging.Handler):
@@ -31,8 +32,10 @@ class _ToStderr(logging.Handler):
 def announce(plan: Plan) -> None:
     """Say where a call runs, before it does."""
     if not _log.handlers and not logging.getLogger().handlers:
-        _log.addHandler(_ToStderr())
-        _log.setLevel(logging.INFO)
+        handler = _ToStderr()
+        for log in _logs:
+            log.addHandler(handler)
+            log.setLevel(logging.INFO)
     _log.info(plan.describe())
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from modules import rng
+from orchestrator import portable, storage
 from orchestrator.engine import Engine
 from orchestrator.interleaving import interleave
 from orchestrator.job import Job
@@ -60,11 +61,13 @@ def run_in_process(trainer: Trainer, job: Job, plan: Plan, show: Show | None) ->
 
 def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None) -> Any:
     """Run the job on a worker group, warm if there is one, and return what its entry point returns."""
-    from cluster import RecoveryPolicy, RunLost, pool
+    from cluster import RecoveryPolicy, RunLost, environment, pool
     from orchestrator.homecoming import Luggage, Standing, apply_standing, unpack
 
     trial = trainer.trial
+    sent = environment.chosen(os.environ)
     seeds = {name: os.environ[name] for name in _SEED_VARIABLES if name in os.environ}
+    portable.check(trainer, job)
 
     standing: list[Standing] = []
 
@@ -82,13 +85,16 @@ def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None)
     state = rng.capture()
     try:
         with pool.lease(spec) as group:
+            for note in (_say_sent(sent), storage.check(trainer, job, group)):
+                if note is not None:
+                    _say(note)
             while True:
                 try:
                     outcomes = group.run(
                         run_on_worker,
                         trainer,
                         job,
-                        seeds,
+                        {**sent, **seeds},
                         state,
                         show is not None,
                         on_event=on_event,
@@ -134,7 +140,7 @@ def run_on_worker(
     context: WorkerContext,
     trainer: Trainer,
     job: Job,
-    seeds: dict[str, str],
+    variables: dict[str, str],
     state: dict[str, Any],
     shows: bool,
 ) -> Any:
@@ -145,7 +151,7 @@ def run_on_worker(
 
     if context.joining:
         context.rejoin()
-    os.environ.update(seeds)
+    os.environ.update(variables)
     rng.restore(state)
     place = Place(
         rank=context.rank,
@@ -174,6 +180,17 @@ def run_on_worker(
     if context.rank == 0:
         return pack(trainer, job, result, stopped)
     return result if job.fn == "predict" else None
+
+
+def _say_sent(sent: dict[str, str]) -> str | None:
+    """Return which environment variables go to the workers of a cluster; one of our own has them anyway."""
+    from cluster import session
+
+    return (
+        f"Environment variables sent to the workers: {', '.join(sent)}."
+        if sent and not session.owned()
+        else None
+    )
 
 
 def _say(event: object) -> None:

@@ -61,6 +61,8 @@ class NetLab:
         gpus: Of each node, as Ray counts them: none need be there.
         health_checks: Ray's settings for finding lost nodes, as environment variables.
         labels: Ray's labels of nodes, by number.
+        prepare: Shell commands that run on a node before Ray does, by number. What they mount or export is
+            seen by that node's Ray alone; interfaces that they add are the node's.
     """
 
     def __init__(
@@ -71,11 +73,13 @@ class NetLab:
         gpus: int = 0,
         health_checks: Mapping[str, str] = HEALTH_CHECKS,
         labels: Mapping[int, Mapping[str, str]] | None = None,
+        prepare: Mapping[int, str] | None = None,
     ) -> None:
         self._wanted = nodes
         self._cpus = cpus
         self._gpus = gpus
         self._labels = labels or {}
+        self._prepare = prepare or {}
         self._prefix = f"lab{os.getpid()}"
         self._switch = f"{self._prefix}sw"
         self._nodes = 0
@@ -266,9 +270,10 @@ class NetLab:
             arguments += ["--head", f"--port={_PORT}", "--include-dashboard=false"]
         else:
             arguments += [f"--address={self.address}"]
+        shell = ["sh", "-ec", f'{self._prepare[node]}\nexec "$@"', "sh"] if node in self._prepare else []
         with self._log(node).open("w") as log:
             return subprocess.Popen(
-                ["ip", "netns", "exec", self._space(node), *arguments],
+                ["ip", "netns", "exec", self._space(node), *shell, *arguments],
                 env=self._env,
                 text=True,
                 stdout=log,
@@ -278,14 +283,19 @@ class NetLab:
     def _log(self, node: int) -> Path:
         return self._home / f"start{node}.log"
 
-    def _wait(self, node: int, process: subprocess.Popen[str]) -> None:
+    def _wait(self, node: int, process: subprocess.Popen[str], attempts: int = 3) -> None:
+        """Wait until Ray runs on a node; on a busy machine it sometimes gives up, and is started again."""
         try:
             status = process.wait(timeout=_START_S)
         except subprocess.TimeoutExpired:
             process.kill()
             status = process.wait()
-        if status != 0:
+        if status == 0:
+            return
+        if attempts == 1:
             raise RuntimeError(f"Ray did not start on node {node}:\n{self._log(node).read_text()}")
+        self.kill_node(node)
+        self._wait(node, self._start_ray(node), attempts - 1)
 
 
 def _run(*arguments: str, check: bool = True) -> str:

@@ -80,3 +80,20 @@ def test_a_gpu_that_is_not_visible_is_refused() -> None:
     with pytest.raises(StartError, match="GPU 5"):
         choose_device(["5"], ["0", "1"])
     assert choose_device([], ["0"]) == "cpu"
+
+
+@given(placements(), st.sampled_from("abc"))
+def test_the_drivers_node_gets_the_first_ranks(places: list[Place], first: str) -> None:
+    """If workers are on the driver's node, rank 0 is; the order of the others stays."""
+    ranked = [info for _, info in assign_ranks(places, first=first)]
+    plain = [info.pid for _, info in assign_ranks(places)]
+    theirs = {place.pid for place in places if place.node_id == first}
+    assert {info.pid for info in ranked[: len(theirs)]} == theirs
+    rest = [info.pid for info in ranked if info.pid not in theirs]
+    assert rest == [pid for pid in plain if pid not in theirs]
+
+
+def test_a_worker_of_several_gpus_uses_the_first_of_them() -> None:
+    """Ray lists the ids in no order: the one that comes first among the visible ones is taken."""
+    assert choose_device(("3", "1"), ("0", "1", "2", "3")) == choose_device(("1", "3"), ("0", "1", "2", "3"))
+    assert choose_device(("3", "1"), ("0", "1", "2", "3")) == "cuda:1"

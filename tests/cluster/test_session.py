@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from cluster import SessionError, session
 from cluster.session import only_mirrors
 
 pytestmark = pytest.mark.ray
@@ -207,6 +208,27 @@ def test_a_cluster_that_refuses_us_is_one_clear_error(run_driver: Driver) -> Non
     assert done.returncode == 0, done.stderr
     assert "No connection to the Ray at" in done.stdout
     assert "its RAY_AUTH_MODE and token may differ from ours (RAY_AUTH_MODE=disabled)" in done.stdout
+
+
+def test_a_cluster_of_other_versions_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster whose Ray or Python is another one is refused with both versions in one line."""
+    import ray
+
+    def refuse(**options: object) -> None:
+        raise RuntimeError(
+            "Version mismatch: The cluster was started with:\n    Ray: 2.51.0\n    Python: 3.12.1\n"
+            "This process on 10.0.0.1 was started with:\n    Ray: 2.60.0\n    Python: 3.11.7\n"
+        )
+
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(session, "_answers", lambda address: True)
+    with pytest.raises(SessionError) as caught:
+        session._attach("10.0.0.9:6379", found=False)
+    assert str(caught.value) == (
+        "No connection to the Ray at 10.0.0.9:6379: it runs Ray 2.51.0 on Python 3.12.1, this process Ray "
+        "2.60.0 on Python 3.11.7. Use the same versions."
+    )
 
 
 def test_node_types_made_up_from_nodes_mean_no_autoscaler() -> None:
