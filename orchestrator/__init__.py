@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from orchestrator.callbacks.callback import Callback as Callback
     from orchestrator.errors import MisconfigurationError as MisconfigurationError
     from orchestrator.lifetime import shutdown as shutdown
+    from orchestrator.stops import Preempted as Preempted
     from orchestrator.sweep.stopped import TrialStopped as TrialStopped
     from orchestrator.sweep.sweep import Sweep as Sweep
     from orchestrator.trainer import Trainer as Trainer
@@ -39,6 +40,7 @@ _HOMES = {
     "LightningDataModule": "modules.datamodule",
     "LightningModule": "modules.module",
     "MisconfigurationError": "orchestrator.errors",
+    "Preempted": "orchestrator.stops",
     "Sweep": "orchestrator.sweep.sweep",
     "Trainer": "orchestrator.trainer",
     "TrialStopped": "orchestrator.sweep.stopped",
@@ -61,6 +63,7 @@ __all__ = [
     "LightningDataModule",
     "LightningModule",
     "MisconfigurationError",
+    "Preempted",
     "Sweep",
     "Trainer",
     "TrialStopped",

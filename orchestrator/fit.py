@@ -58,8 +58,10 @@ def run_fit(engine: Engine) -> None:
         engine.validation_clock = ValidationClock(interval, alone=engine.place.world_size == 1)
     engine.call("on_train_start")
     engine.agree_on_stopping()
+    engine.stoppable = True
     while not loop.is_over():
         loop.run_epoch()
+    engine.stoppable = False
     engine.call("on_train_end")
 
 
@@ -247,6 +249,7 @@ class _Loop:
             self.engine.train_slots,
         )
         trainer, step = engine.trainer, self.step
+        told = engine.stopping.told
         batch_start = engine.hooks.of_callbacks("on_train_batch_start")
         module_batch_start = engine.hooks.of_module("on_train_batch_start")
         batch_end = engine.hooks["on_train_batch_end"]
@@ -322,6 +325,10 @@ class _Loop:
                 engine.reporting.log_steps(outputs)
                 if engine.requeue is not None:
                     engine.requeue.check(engine)
+                if engine.gathered_stop is not None:
+                    engine.gathered_stop.check(engine)
+            if told and window.last:
+                engine.stopping.check()
             if shows_progress and clock() >= due:
                 due = clock() + interval_s
                 engine.show("train", batch_idx + 1, feed.num_batches)

@@ -50,7 +50,7 @@ class Luggage:
         should_stop: Whether somebody asked to stop.
         rng: The random state.
         result: What the call returns.
-        stopped: Why the sweep ended the trial, or None.
+        stopped: What left the call on all ranks at once, though nothing failed; or None.
     """
 
     weights: dict[str, Tensor]
@@ -64,7 +64,7 @@ class Luggage:
     should_stop: bool
     rng: dict[str, Any]
     result: Any
-    stopped: str | None
+    stopped: BaseException | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +96,7 @@ def apply_standing(trainer: Trainer, job: Job, standing: Standing) -> None:
     trainer.state.stage = ""
 
 
-def pack(trainer: Trainer, job: Job, result: Any, stopped: str | None) -> Luggage:
+def pack(trainer: Trainer, job: Job, result: Any, stopped: BaseException | None) -> Luggage:
     """Return what the driver needs to be as if the job had run there."""
     names = {id(item): name for name, item in _known(trainer, job)}
     attributes, left = _dump_all({owner: _attributes(item) for owner, item in _owners(trainer, job)}, names)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import timedelta
@@ -35,6 +35,7 @@ from orchestrator.plan import Plan, make_plan
 from orchestrator.plugins import parse_plugins
 from orchestrator.precision import module_creation
 from orchestrator.predictions import returns_predictions
+from orchestrator.preemption import check_notice
 from orchestrator.profilers.profiler import Profiler
 from orchestrator.profilers.selection import make_profiler
 from orchestrator.progress import Progress
@@ -42,6 +43,7 @@ from orchestrator.requeue import checkpoint_to_resume, find_requeue
 from orchestrator.saving import LastFit, content_to_save
 from orchestrator.settings import Settings
 from orchestrator.state import TrainState
+from orchestrator.stops import AgreedStop
 from orchestrator.strategies.specs import Spec
 from orchestrator.sweep.stopped import TrialStopped
 from orchestrator.trainer_view import TrainerView
@@ -125,6 +127,9 @@ class Trainer(TrainerView):
         pad_uneven: Repeat training samples until all ranks have equally many, as torch's DistributedSampler
             does.
         join_uneven: Where lengths are not known, go on until the last rank's data ends, not the first's.
+        preemption_notice: A function that is asked once a second during fit, in a thread of the driver:
+            None while all is well, the seconds that are left once the run must go (True: 30). It then saves
+            and stops, as at SIGTERM.
 
     Attributes:
         callbacks: All callbacks, those that save checkpoints last.
@@ -190,6 +195,7 @@ class Trainer(TrainerView):
         collective_timeout_s: float = 1800.0,
         pad_uneven: bool = False,
         join_uneven: bool = False,
+        preemption_notice: Callable[[], float | bool | None] | None = None,
         **unknown: Any,
     ) -> None:
         given = dict(locals())
@@ -205,6 +211,7 @@ class Trainer(TrainerView):
         names = [field.name for field in fields(Settings) if field.name in given]
         self.settings = Settings.create(**{name: given[name] for name in names})
         self.plugins = parse_plugins(plugins)
+        self.preemption_notice = check_notice(preemption_notice)
         self._scaling_config = scaling_config
         self._placement_group = placement_group
         self.plan = self._make_plan(trial)
@@ -254,6 +261,8 @@ class Trainer(TrainerView):
             MisconfigurationError: Something cannot work.
             ClusterError: The workers could not be had, or one died.
             Exception: Whatever the module or a callback raised, on any rank.
+            KeyboardInterrupt: Ctrl-C, behind a checkpoint; `trainer.interrupted` is True then.
+            Preempted: The run was told to go, behind a checkpoint; the script ends with status 143.
         """
         self._call(
             "fit",
@@ -503,7 +512,7 @@ class Trainer(TrainerView):
         before = self.state.counters()
         try:
             result = run_on_group(self, job, group, show)
-        except TrialStopped:  # after everything has come back
+        except (TrialStopped, AgreedStop):  # after everything has come back
             self._last_fit = LastFit()
             raise
         except BaseException:
@@ -540,6 +549,7 @@ class Trainer(TrainerView):
             **self.__dict__,
             "engine": None,
             "trial": None,
+            "preemption_notice": None,
             "plan": replace(self.plan, group=None),
             "_last_fit": LastFit(),
             "_placement_group": None,

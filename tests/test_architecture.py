@@ -56,6 +56,7 @@ PUBLIC: dict[str, list[str]] = {
         "LightningDataModule",
         "LightningModule",
         "MisconfigurationError",
+        "Preempted",
         "Sweep",
         "Trainer",
         "TrialStopped",
