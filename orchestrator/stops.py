@@ -28,7 +28,11 @@ class AgreedStop(BaseException):
 
 
 class Interrupted(AgreedStop, KeyboardInterrupt):
-    """Ctrl-C during ``fit``. Where nobody catches it, the script ends as Ctrl-C ends any: status 130."""
+    """Ctrl-C during ``fit``, as hooks see it.
+
+    ``fit`` itself raises a plain KeyboardInterrupt with its words, so that a script which lets it pass ends
+    with status 130, as Python does for that very class only.
+    """
 
 
 class Preempted(AgreedStop, SystemExit):

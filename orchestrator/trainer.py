@@ -43,7 +43,7 @@ from orchestrator.requeue import checkpoint_to_resume, find_requeue
 from orchestrator.saving import LastFit, content_to_save
 from orchestrator.settings import Settings
 from orchestrator.state import TrainState
-from orchestrator.stops import AgreedStop
+from orchestrator.stops import AgreedStop, Interrupted
 from orchestrator.strategies.specs import Spec
 from orchestrator.sweep.stopped import TrialStopped
 from orchestrator.trainer_view import TrainerView
@@ -454,7 +454,10 @@ class Trainer(TrainerView):
         if self.plan.launched is None:
             for logger in self.loggers:
                 foreign.claim(logger)
-        return self._run(job)
+        try:
+            return self._run(job)
+        except Interrupted as told:  # a script that lets it pass ends with 130 for this very class only
+            raise KeyboardInterrupt(str(told)) from None
 
     def _starting_point(
         self, fn: str, ckpt_path: str | os.PathLike[str] | None, takes_best: bool

@@ -101,11 +101,13 @@ def fit(trainer: pl.Trainer, module: pl.LightningModule, **arguments: Any) -> pl
 
 
 @pytest.mark.parametrize(
-    ("number", "expected"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, Preempted)], ids=lambda item: ""
+    ("number", "expected", "seen"),
+    [(signal.SIGINT, KeyboardInterrupt, Interrupted), (signal.SIGTERM, Preempted, Preempted)],
+    ids=["SIGINT", "SIGTERM"],
 )
 @pytest.mark.parametrize("save_last", [None, True])
 def test_a_run_that_was_told_to_stop_goes_on_with_nothing_lost(
-    tmp_path: Path, number: signal.Signals, expected: type, save_last: bool | None
+    tmp_path: Path, number: signal.Signals, expected: type, seen: type, save_last: bool | None
 ) -> None:
     """Stopped after step 3 it has saved, the hooks of a failure are called, and going on ends as unbroken."""
     unbroken, broken, resumed = Draws(), Draws(), Draws()
@@ -115,9 +117,11 @@ def test_a_run_that_was_told_to_stop_goes_on_with_nothing_lost(
     first = quiet(Signals(number), ends, saver(tmp_path, save_last=save_last), max_epochs=2)
     with pytest.raises(expected, match="training stopped after step 3") as told:
         fit(first, broken)
-    assert told.value.path == str(tmp_path / "kept" / ("last.ckpt" if save_last else "interrupted.ckpt"))
+    path = tmp_path / "kept" / ("last.ckpt" if save_last else "interrupted.ckpt")
+    assert f"fit(ckpt_path={str(path)!r})" in str(told.value)
+    assert told.type is expected
     assert (first.global_step, first.interrupted) == (3, True)
-    assert ends.seen == [expected, "teardown"]
+    assert ends.seen == [seen, "teardown"]
     assert signal.getsignal(number) is before
     again = fit(quiet(saver(tmp_path, save_last=save_last), max_epochs=2), resumed, ckpt_path="last")
     assert again.global_step == whole.global_step == 12
