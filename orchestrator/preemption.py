@@ -284,6 +284,8 @@ def _signals(take: Callable[[int], bool]) -> Iterator[bool]:
     before: dict[int, Any] = {}
 
     def handle(number: int, frame: Any) -> None:
+        if os.getpid() != pid and number == signal.SIGINT:
+            return  # a process forked from this one, such as a DataLoader's: its parent ends it in order
         if os.getpid() == pid and take(number):
             return
         signal.signal(number, before.pop(number))

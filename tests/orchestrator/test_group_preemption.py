@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -148,3 +150,48 @@ def test_a_hung_group_is_ended_when_its_time_is_up(tmp_path: Path) -> None:
     trainer = group_trainer(tmp_path, preemption_notice=notice)
     with pytest.raises(Preempted, match="did not come to the end of a step"):
         trainer.fit(Hangs(), loader(160))
+
+
+TORCHRUN = """
+import os, signal, sys, time
+import orchestrator as pl
+from tests.orchestrator.groups import Net, loader
+
+
+class Sends(pl.Callback):
+    def on_train_batch_end(self, trainer, *rest):
+        if trainer.global_step == 3 and trainer.global_rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            while trainer.engine.gathered_stop.order is None:
+                time.sleep(0.001)
+
+
+if __name__ == "__main__":
+    trainer = pl.Trainer(
+        accelerator="cpu", log_every_n_steps=2, max_epochs=2, callbacks=[Sends()], logger=False,
+        default_root_dir=sys.argv[1], enable_progress_bar=False, enable_model_summary=False,
+    )
+    try:
+        trainer.fit(Net(), loader(160))
+    except pl.Preempted as told:
+        print("rank", trainer.global_rank, "step", trainer.global_step, told.path, flush=True)
+"""
+
+
+def test_ranks_without_a_driver_agree_at_a_log_point(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Under torchrun a SIGTERM to any rank stops all of them at the next log point, behind a checkpoint."""
+    (tmp_path / "train.py").write_text(TORCHRUN, encoding="utf-8")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"),
+            *(str(tmp_path / "train.py"), str(tmp_path)),
+        ],
+        env={**os.environ, "PYTHONPATH": str(request.config.rootpath), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    path = tmp_path / "checkpoints" / "interrupted.ckpt"
+    assert sorted(done.stdout.splitlines()) == [f"rank {rank} step 4 {path}" for rank in (0, 1)], done.stderr
+    assert path.is_file()

@@ -88,6 +88,7 @@ if __name__ == "__main__":
 @pytest.fixture
 def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[NetLab]:
     """Three nodes, and a fourth that can join."""
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "120")  # on a busy machine
     monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", str(RECONNECT_S))
     with NetLab(3, cpus=1) as nodes:
         yield nodes

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -180,6 +181,25 @@ def test_the_second_signal_ends_at_once(tmp_path: Path, number: signal.Signals, 
         quiet(Twice(number), saver(tmp_path)).fit(Tiny(), loader(24))
     assert ended.type is expected
     assert not (tmp_path / "kept").exists()
+
+
+def test_ctrl_c_in_a_terminal_leaves_loader_processes_at_work(tmp_path: Path) -> None:
+    """A terminal's Ctrl-C reaches a DataLoader's processes too; the step that they feed is still finished."""
+
+    class ToAll(Signals):
+        def send(self, trainer: Any) -> None:
+            children = psutil.Process().children()
+            if trainer.state.epoch_batches == 1:
+                assert len(children) == 2
+                for child in children:
+                    child.send_signal(self.number)
+                time.sleep(0.1)
+                super().send(trainer)
+
+    data = loader(480, num_workers=2, multiprocessing_context="fork", prefetch_factor=1)
+    trainer = quiet(ToAll(signal.SIGINT, step=0), saver(tmp_path), accumulate_grad_batches=8)
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 1"):
+        trainer.fit(Tiny(), data)
 
 
 @pytest.mark.parametrize("hook", ["setup", "on_train_end"])
