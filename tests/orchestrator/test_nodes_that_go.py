@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(netlab.missing() is not None, reason=str(netlab.missing())),
 ]
 
-RECONNECT_S = 5
+RECONNECT_S = 20
 """Seconds after which Ray's processes give up a head that is gone; 60 unless set."""
 
 PROGRAM = """
