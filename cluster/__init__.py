@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from cluster.errors import (
         ClusterError,
         GroupError,
+        PeerLost,
         PlacementError,
         RemoteError,
+        RunLost,
         SerializationError,
         SessionError,
         SpecError,
@@ -26,14 +28,18 @@ if TYPE_CHECKING:
     )
     from cluster.group import WorkerGroup
     from cluster.ranks import WorkerInfo
+    from cluster.recovery import RecoveryPolicy
     from cluster.spec import GroupSpec
 
 __all__ = [
     "ClusterError",
     "GroupError",
     "GroupSpec",
+    "PeerLost",
     "PlacementError",
+    "RecoveryPolicy",
     "RemoteError",
+    "RunLost",
     "SerializationError",
     "SessionError",
     "SpecError",
@@ -48,10 +54,11 @@ __all__ = [
 
 _HOME = {
     "GroupSpec": "spec",
+    "RecoveryPolicy": "recovery",
     "WorkerContext": "context",
     "WorkerGroup": "group",
     "WorkerInfo": "ranks",
-} | {name: "errors" for name in __all__ if name.endswith(("Error", "Died"))}
+} | {name: "errors" for name in __all__ if name.endswith(("Error", "Died", "Lost"))}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster.errors import ClusterError
+from cluster.failure import is_broken_link
 from cluster.heartbeat import Beacon
 from cluster.mailbox import Mailbox
 from cluster.membership import Membership
@@ -94,6 +95,12 @@ class WorkerContext:
         """How many times the group's processes had formed a process group before this one."""
         return self._membership.generation
 
+    def is_broken(self, error: BaseException) -> bool:
+        """Whether an exception comes of the loss of a peer: it says so, or it was raised by an operation of
+        torch after the driver has called for another generation.
+        """
+        return is_broken_link(error) or (isinstance(error, RuntimeError) and self._membership.is_broken)
+
     def rejoin(self) -> int:
         """Leave the broken process group, wait for the lost ranks' replacements, and form a new group.
 
@@ -112,6 +119,23 @@ class WorkerContext:
         generation = self._membership.rejoin()
         self._mailbox.put("joined", b"", urgent=True)
         return generation
+
+    def hand_over(self, number: int, data: bytes) -> None:
+        """Give what this rank alone knows to the rank that holds copies of it, and wait for the copies that
+        this rank holds of others: so that no rank goes on from a step whose outcome could be lost.
+
+        Args:
+            number: Of the step; grows by one from one call to the next, and is the same on all ranks.
+            data: What a replacement of this rank needs; the last two are kept.
+
+        Raises:
+            PeerLost: A peer is gone; call `rejoin`.
+        """
+        self._membership.snapshots.hand_over(number, data)
+
+    def held(self) -> dict[int, dict[int, bytes]]:
+        """Return the copies that this rank holds of others: by rank, then by number."""
+        return self._membership.snapshots.held()
 
     def note_progress(self, count: int) -> None:
         """Tell the driver, with the next sign of life, how far the callable has come: a growing count."""

@@ -4,7 +4,8 @@ Each worker has two open calls: its run, and a long poll for what it says. `ray.
 driver within a millisecond or two of anything happening; nothing is polled by sleeping. Events of one rank
 reach `on_event` in the order they were emitted and before the run returns. When a rank fails, the first cause
 is raised; ranks that only lost a peer give the others a moment to be named as the cause. In a run that
-recovers, the loss of a process is no failure while it can be replaced.
+recovers, the loss of a process is no failure while it can be replaced: the others go on, or, where one of
+them cannot, all end and `RunLost` is raised.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from cluster.errors import ClusterError, GroupError
+from cluster.errors import ClusterError, GroupError, RunLost
 from cluster.failure import Failure, choose_first, describe_death, explain_death, rebuild
 from cluster.mailbox import Item
 from cluster.ranks import WorkerInfo
@@ -26,6 +27,7 @@ from cluster.worker import Success
 
 _POLL_S = 30.0
 _CAUSE_S = 3.0  # a broken connection waits so long for its cause: a lost node shows after about 2 s
+_BROKEN_S = 6.0  # a rank that lost a peer waits so long for the loss of a process to be found
 _DRAIN_S = 0.2
 _LAST_WORDS_S = 0.05  # longer than a poll lingers for a burst
 
@@ -67,6 +69,10 @@ class Members(Protocol):
         """Replace these ranks' workers; None if this run does not recover from it."""
         ...
 
+    def give_up(self) -> None:
+        """Make the callables that go on, or wait to rejoin, end. Does not wait for it."""
+        ...
+
 
 class Dispatch:
     """One run on all workers of a group."""
@@ -77,6 +83,8 @@ class Dispatch:
         self._listeners = listeners
         self._recovers = recovers
         self._broken_since: float | None = None
+        self._has_lost = False
+        self._given_up = False
         self._runs: dict[Any, int] = {}
         self._polls: dict[Any, int] = {}
         self._acknowledged = [-1] * len(members.actors)
@@ -93,31 +101,26 @@ class Dispatch:
             What each rank's callable returned, in rank order.
 
         Raises:
+            RunLost: after a loss that was made good, some rank could not go on; all have ended.
             BaseException: the first cause of failure, or what a listener raised. The run may still go on in
                 the workers.
         """
-        import ray
-
         for rank in range(len(self._members.actors)):
             self._begin(rank, payload)
         deadline: float | None = None
         while self._runs or self._polls:
-            open_calls = [*self._runs, *self._polls]
-            timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-            ready, _ = ray.wait(open_calls, num_returns=1, timeout=timeout)
-            if ready:
-                ready, _ = ray.wait(open_calls, num_returns=len(open_calls), timeout=0)
-            for call in ready:
-                self._take(call)
-            if self._failures and self._recovers and self._recover(payload):
+            self._wait(deadline)
+            if self._recovers and self._recover(payload):
                 deadline = None
-            if self._failures:
-                deadline = deadline or time.monotonic() + _CAUSE_S
-                certain = any(not failure.broken_link for failure in self._failures.values())
+            elif self._failures:
+                deadline = deadline or time.monotonic() + (_BROKEN_S if self._recovers else _CAUSE_S)
+                certain = any(not failure.is_lost_run for failure in self._failures.values())
                 if certain or not self._runs or time.monotonic() >= deadline:
                     with contextlib.suppress(Exception):  # a listener that fails now must not hide the cause
                         self._drain()
                     self._raise_first()
+        if self._given_up:
+            raise RunLost("The run cannot go on after the loss of a worker. Call it again.")
         if self._failures:
             self._raise_first()
         return [load(self._results.pop(rank)) for rank in range(len(self._members.actors))]
@@ -127,19 +130,56 @@ class Dispatch:
         self._runs[self._members.actors[rank].run.remote(self._run, payload, self._recovers)] = rank
         self._poll(rank)
 
+    def _wait(self, deadline: float | None) -> None:
+        """Wait until a call has something to say, and take all that have; at most until `deadline`, or until
+        a lost connection without a lost process is due for another try.
+        """
+        import ray
+
+        if self._broken_since is not None and self._recovers:
+            retry = self._broken_since + _BROKEN_S
+            deadline = retry if deadline is None else min(deadline, retry)
+        open_calls = [*self._runs, *self._polls]
+        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+        ready, _ = ray.wait(open_calls, num_returns=1, timeout=timeout)
+        if ready:
+            ready, _ = ray.wait(open_calls, num_returns=len(open_calls), timeout=0)
+        for call in ready:
+            self._take(call)
+
     def _recover(self, payload: Any) -> bool:
-        """Replace the workers that were lost, if nothing else has happened; return whether that was done."""
-        if self._results or any(not failure.is_death for failure in self._failures.values()):
+        """Do what a loss needs; return whether the run, or its end in order, goes on.
+
+        Lost workers are replaced. If a callable has ended over a loss, or had returned before it, the run is
+        given up: the other ranks are freed, so that they end too.
+        """
+        failures = self._failures
+        if any(not (item.is_death or item.is_lost_run) for item in failures.values()):
             return False
-        recovered = self._members.replace({rank: item.message for rank, item in self._failures.items()})
-        if recovered is None:
+        lost = {rank: item.message for rank, item in failures.items() if item.is_death}
+        if self._given_up and not lost:
+            failures.clear()  # one more rank of it has ended
+            return True
+        gives_up = len(lost) < len(failures) or bool(lost and self._results)
+        overdue = self._broken_since is not None and time.monotonic() >= self._broken_since + _BROKEN_S
+        if not lost and not (overdue if not gives_up else self._has_lost):
             return False
-        self._failures.clear()
-        for rank in recovered.ranks:
-            self._forget(rank)
-            self._begin(rank, payload)
-        if self._listeners.on_recovered is not None:
-            self._listeners.on_recovered(recovered)
+        if lost or not gives_up:
+            recovered = self._members.replace(lost)
+            if recovered is None:
+                return False
+            self._has_lost = True
+            for rank in recovered.ranks:
+                self._forget(rank)
+                if not (gives_up or self._given_up):
+                    self._begin(rank, payload)
+            if recovered.ranks and self._listeners.on_recovered is not None:
+                self._listeners.on_recovered(recovered)
+        self._broken_since = None
+        failures.clear()
+        if gives_up and not self._given_up:
+            self._given_up = True
+            self._members.give_up()
         return True
 
     def _forget(self, rank: int) -> None:

@@ -9,6 +9,8 @@ ClusterError (RuntimeError)
 ├── GroupError                     a group was used after its end, or twice at once
 ├── SerializationError (TypeError) something that has to travel between processes cannot be pickled
 ├── WorkerDied                     a worker's process ended while it was needed
+├── PeerLost                       in a worker: another one did not answer, and may be replaced
+├── RunLost                        a run cannot go on where it was; its group is whole again
 └── RemoteError                    a callable failed with an exception that cannot travel
 ```
 
@@ -72,6 +74,16 @@ class WorkerDied(ClusterError):
 
 def _rebuild_worker_died(message: str, rank: int, node_ip: str, pid: int, cause: str) -> WorkerDied:
     return WorkerDied(message, rank=rank, node_ip=node_ip, pid=pid, cause=cause)
+
+
+class PeerLost(ClusterError):
+    """In a worker: another rank is gone or does not answer. Where the run recovers, the callable rejoins."""
+
+
+class RunLost(ClusterError):
+    """A run lost what only the lost workers knew, or where none may be lost. Its group has been made whole:
+    the same call can be made again, from a checkpoint if there is one.
+    """
 
 
 class RemoteError(ClusterError):

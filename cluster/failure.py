@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cluster.errors import RemoteError, WorkerDied
+from cluster.errors import PeerLost, RemoteError, RunLost, WorkerDied
 from cluster.ranks import WorkerInfo
 from cluster.serialization import load, round_trip
 
@@ -60,6 +60,11 @@ class Failure:
         """The process itself ended, rather than its callable."""
         return self.type_name == WorkerDied.__name__ and self.exception is None
 
+    @property
+    def is_lost_run(self) -> bool:
+        """The callable cannot go on after the loss of another rank."""
+        return self.broken_link or self.type_name == f"{RunLost.__module__}.{RunLost.__name__}"
+
 
 def describe(
     error: BaseException, *, rank: int, where: str | None, hidden: Sequence[str], output: Sequence[str]
@@ -79,7 +84,7 @@ def describe(
         exception=_portable(error),
         type_name=_type_name(error),
         message=str(error),
-        broken_link=any(_is_broken_link(link) for link in _chain(error)),
+        broken_link=is_broken_link(error),
         where=where,
         frames=_frames(error, hidden),
         output=tuple(output),
@@ -240,9 +245,14 @@ def _chain(error: BaseException) -> list[BaseException]:
     return chain[::-1]
 
 
-def _is_broken_link(error: BaseException) -> bool:
+def is_broken_link(error: BaseException) -> bool:
+    """Whether an exception, or what led to it, looks like the loss of a peer."""
+    return any(map(_tells_of_a_peer, _chain(error)))
+
+
+def _tells_of_a_peer(error: BaseException) -> bool:
     names = {kind.__name__ for kind in type(error).__mro__}
-    if names & {"DistNetworkError", "DistStoreError", "DistBackendError"}:
+    if names & {"DistNetworkError", "DistStoreError", "DistBackendError", PeerLost.__name__}:
         return True
     return isinstance(error, RuntimeError) and _BROKEN_LINK.search(str(error)) is not None
 

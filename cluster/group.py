@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from cluster import actors, preemption
 from cluster.dispatch import Dispatch, Listeners, OnAsk, OnEvent, OnOutput, OnRecovered
-from cluster.errors import GroupError, StartError
+from cluster.errors import GroupError, RunLost, StartError
 from cluster.failure import explain_death
 from cluster.preemption import DrainWatch, Notice, OnNotice
 from cluster.ranks import WorkerInfo
@@ -39,7 +39,6 @@ class WorkerGroup:
         self.spec = spec
         self._roster = Roster(spec)
         self._policy: RecoveryPolicy | None = None
-        self._failures = 0
         self._noticed: set[int] = set()  # ranks that were told to go in this run
         self._runs = 0
         self._running = False
@@ -130,6 +129,8 @@ class WorkerGroup:
             SerializationError: fn or args cannot be pickled; the group is still alive.
             GroupError: the group has ended, or another run is under way.
             WorkerDied: a worker's process ended.
+            RunLost: with `recovery`, a worker was lost and the others could not go on without it. It has been
+                replaced, the group is alive, and the call can be made again.
             RemoteError: the callable raised what cannot be rebuilt here.
             BaseException: what the first failing worker's callable raised, or what a listener raised. The
                 group has ended.
@@ -141,7 +142,7 @@ class WorkerGroup:
             self._refuse_unless_idle()
             self._running = True
             self._runs += 1
-            self._policy, self._failures = recovery, 0
+            self._policy = recovery
             self._noticed = set()
         watch: DrainWatch | None = None
         if on_notice is not None:
@@ -155,6 +156,9 @@ class WorkerGroup:
             stored = ray.put(payload)
             del payload  # it may be a whole model
             return Dispatch(self._runs, self, listeners, recovers=recovery is not None).results(stored)
+        except RunLost:
+            self._form_anew()
+            raise
         except BaseException:
             self.shutdown()
             raise
@@ -207,11 +211,7 @@ class WorkerGroup:
             self._refuse_unless_idle()
             self._running = True
         try:
-            self._roster.generation += 1
-            self._roster.join(time.monotonic() + self.spec.start_timeout_s)
-        except BaseException:
-            self.shutdown()
-            raise
+            self._form_anew()
         finally:
             self._running = False
 
@@ -230,8 +230,8 @@ class WorkerGroup:
     def replace(self, lost: dict[int, str]) -> Recovered | None:
         """Replace lost workers during a run, as far as its policy allows. Called by the run itself."""
         policy = self._policy
-        self._failures += len(lost.keys() - self._noticed) if lost else 1
-        if policy is None or not policy.allows(self._failures):
+        counted = len(lost.keys() - self._noticed) if lost else 1
+        if policy is None or (counted and not policy.take(counted)):
             return None
         began = time.monotonic()
         causes = self._roster.replace(lost, policy.wait_s)
@@ -250,6 +250,19 @@ class WorkerGroup:
             on_notice(notice)
 
         return note
+
+    def give_up(self) -> None:
+        """Make the callables of the run end that wait for others. Called by the run itself."""
+        for actor in self.actors:
+            actor.give_up.options(concurrency_group="control").remote()
+
+    def _form_anew(self) -> None:
+        try:
+            self._roster.generation += 1
+            self._roster.join(time.monotonic() + self.spec.start_timeout_s)
+        except BaseException:
+            self.shutdown()
+            raise
 
     def _refuse_unless_idle(self) -> None:
         if self._ended:

@@ -9,12 +9,15 @@ before. A generation that cannot be formed raises `StartError`.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
+from dataclasses import asdict
 
 from cluster import process_group
-from cluster.errors import StartError
+from cluster.errors import RunLost, StartError
 from cluster.process_group import Links, StoreAddress
+from cluster.snapshots import Holder, Snapshots
 
 _LOOK_S = 0.002
 
@@ -29,13 +32,22 @@ class Membership:
         backend: "gloo" or "nccl".
         timeout_s: Seconds after which a collective, or the forming of a group, fails.
         device: This worker's device.
+        snapshots: This worker's end of the copies that ranks hold for each other.
 
     Attributes:
         generation: The number of the process group that it is, or was last, a member of; -1 before the first.
     """
 
     def __init__(
-        self, store: StoreAddress, *, rank: int, world_size: int, backend: str, timeout_s: float, device: str
+        self,
+        store: StoreAddress,
+        *,
+        rank: int,
+        world_size: int,
+        backend: str,
+        timeout_s: float,
+        device: str,
+        snapshots: Snapshots,
     ) -> None:
         self._store = process_group.connect_store(store, timeout_s)
         self._rank = rank
@@ -43,10 +55,17 @@ class Membership:
         self._backend = backend
         self._timeout_s = timeout_s
         self._device = device
+        self.snapshots = snapshots
         self._changed = threading.Condition()
         self._wanted = -1
+        self._given_up = False
         self._links: Links | None = None
         self.generation = -1
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the present generation is given up."""
+        return self._given_up or self._wanted > self.generation
 
     def want(self, generation: int) -> None:
         """Say that the members are to form this generation; collectives of an older one fail at once."""
@@ -56,6 +75,17 @@ class Membership:
             self._changed.notify_all()
         if links is not None:
             links.close()
+            self.snapshots.hang_up()
+
+    def give_up(self) -> None:
+        """Make collectives fail at once, and `rejoin` too, until the driver has a generation formed."""
+        with self._changed:
+            self._given_up = True
+            links = self._links
+            self._changed.notify_all()
+        if links is not None:
+            links.close()
+            self.snapshots.hang_up()
 
     def join(self, generation: int) -> None:
         """Leave the present generation, if any, and form this one with the other members.
@@ -65,8 +95,13 @@ class Membership:
         """
         with self._changed:
             self._wanted = max(self._wanted, generation)
+            self._given_up = False
+        self._form(generation)
+
+    def _form(self, generation: int) -> None:
         self.leave()
-        if not self._all_come(generation):
+        members = self._all_come(generation)
+        if members is None:
             raise StartError(
                 f"Generation {generation} of the process group was given up: not all members came. "
                 "The next one replaces it."
@@ -80,21 +115,29 @@ class Membership:
             timeout_s=self._timeout_s,
             device=self._device,
         )
+        self.snapshots.connect(generation, self._rank, members)
         with self._changed:
             self._links, self.generation = links, generation
             late = self._wanted > generation
         if late:
             links.close()
+            self.snapshots.hang_up()
 
     def rejoin(self) -> int:
-        """Leave a broken generation, form the next that the driver wants, and return its number."""
+        """Leave a broken generation, form the next that the driver wants, and return its number.
+
+        Raises:
+            RunLost: The run was given up.
+        """
         self.leave()
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._wanted > self.generation)
+                self._changed.wait_for(lambda: self._given_up or self._wanted > self.generation)
+                if self._given_up:
+                    raise RunLost("Another rank cannot go on, so the run was given up.")
                 wanted = self._wanted
             try:
-                self.join(wanted)
+                self._form(wanted)
                 return wanted
             except (StartError, RuntimeError):  # a member was lost while it was formed
                 with self._changed:
@@ -104,15 +147,18 @@ class Membership:
         """Leave the present generation, if any."""
         with self._changed:
             self._links = None
+        self.snapshots.hang_up()
         process_group.leave()
 
-    def _all_come(self, generation: int) -> bool:
-        """Wait for all members of a generation; False when a newer one is wanted first, or time is up."""
+    def _all_come(self, generation: int) -> list[Holder] | None:
+        """Wait for all members of a generation, and return where each takes copies; None when a newer one is
+        wanted first, or time is up.
+        """
         names = [f"come/{generation}/{rank}" for rank in range(self._world_size)]
-        self._store.set(names[self._rank], "")
+        self._store.set(names[self._rank], json.dumps(asdict(self.snapshots.address)))
         deadline = time.monotonic() + self._timeout_s
         while not self._store.check(names):
-            if self._wanted > generation or time.monotonic() > deadline:
-                return False
+            if self._wanted > generation or self._given_up or time.monotonic() > deadline:
+                return None
             time.sleep(_LOOK_S)
-        return True
+        return [Holder(**json.loads(value)) for value in self._store.multi_get(names)]

@@ -2,54 +2,39 @@
 
 Either all workers get their place or none does. A request that can never be met is refused at once, with the
 arithmetic per node, unless an autoscaler might add nodes; one that has to wait for others says so in the log
-and stops after the spec's start timeout. Whether a request fits is decided by pure functions over what nodes
-have. A placement group that was given from outside is checked and used, and never removed.
+and stops after the spec's start timeout. A placement group that was given from outside is checked and used,
+and never removed; so is the one that this process itself was started in by Ray Tune, because the room that a
+trial has not reserved may never come.
 """
 
 from __future__ import annotations
 
 import logging
-import math
+import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster import session
 from cluster.errors import PlacementError
+from cluster.fitting import (
+    BundlePlan,
+    Node,
+    capacity,
+    describe_nodes,
+    describe_request,
+    fits,
+    plan_bundles,
+    say_amounts,
+)
 from cluster.spec import GroupSpec
 
 logger = logging.getLogger("cluster")
 
-_GRAIN = 10_000  # Ray counts resources in ten-thousandths
 _AT_ONCE_S = 0.2
 _SAY_AFTER_S = 3.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
-    """What one node has and what of it is free, by Ray's resource names."""
-
-    address: str
-    total: Mapping[str, float]
-    free: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BundlePlan:
-    """The bundles to reserve, all equal.
-
-    Attributes:
-        bundle: what each bundle holds.
-        count: how many bundles.
-        strategy: Ray's placement strategy for them.
-        bundle_of_worker: for each worker, in order of creation, the index of its bundle.
-    """
-
-    bundle: Mapping[str, float]
-    count: int
-    strategy: str
-    bundle_of_worker: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,59 +53,6 @@ class Reservation:
             ray.util.remove_placement_group(self.placement_group)
 
 
-def plan_bundles(spec: GroupSpec) -> BundlePlan:
-    """What to reserve for a spec: a bundle per node when `num_nodes` is given, else a bundle per worker."""
-    one = dict(spec.resources_per_worker)
-    if spec.num_nodes is None:
-        return BundlePlan(
-            bundle=one,
-            count=spec.num_workers,
-            strategy=spec.placement_strategy,
-            bundle_of_worker=tuple(range(spec.num_workers)),
-        )
-    per_node = spec.num_workers // spec.num_nodes
-    return BundlePlan(
-        bundle={name: round(amount * per_node * _GRAIN) / _GRAIN for name, amount in one.items()},
-        count=spec.num_nodes,
-        strategy="STRICT_SPREAD",
-        bundle_of_worker=tuple(worker // per_node for worker in range(spec.num_workers)),
-    )
-
-
-def capacity(bundle: Mapping[str, float], has: Mapping[str, float]) -> int:
-    """How many bundles fit into what a node has."""
-    return min(
-        math.floor(round(has.get(name, 0.0) * _GRAIN) / round(need * _GRAIN)) for name, need in bundle.items()
-    )
-
-
-def fits(plan: BundlePlan, offers: Sequence[Mapping[str, float]]) -> bool:
-    """Whether the plan fits into these nodes, given what each of them offers."""
-    room = [capacity(plan.bundle, offer) for offer in offers]
-    if plan.strategy == "STRICT_PACK":
-        return max(room, default=0) >= plan.count
-    if plan.strategy == "STRICT_SPREAD":
-        return sum(count > 0 for count in room) >= plan.count
-    return sum(room) >= plan.count
-
-
-def describe_request(plan: BundlePlan) -> str:
-    """The request in words, such as `2 x {CPU: 1, GPU: 1} (PACK)`."""
-    return f"{plan.count} x {_amounts(plan.bundle, plan.bundle)} ({plan.strategy})"
-
-
-def describe_nodes(plan: BundlePlan, nodes: Sequence[Node]) -> str:
-    """What the nodes have of the resources asked for: total, free, and how many bundles that makes."""
-    if not nodes:
-        return "  no node is alive"
-    return "\n".join(
-        f"  node {node.address}: {_amounts(node.total, plan.bundle)}, "
-        f"free {_amounts(node.free, plan.bundle)}, "
-        f"room for {capacity(plan.bundle, node.total)}, now {capacity(plan.bundle, node.free)}"
-        for node in nodes
-    )
-
-
 def list_nodes() -> list[Node]:
     """The nodes that are alive, in order of address. What is free may lag behind by a moment."""
     import ray
@@ -133,6 +65,7 @@ def list_nodes() -> list[Node]:
                 address=node["NodeManagerAddress"],
                 total=node["Resources"],
                 free=free.get(node["NodeID"], node["Resources"]),
+                labels=node.get("Labels") or {},
             )
             for node in alive
         ),
@@ -151,18 +84,27 @@ def reserve(spec: GroupSpec, deadline: float, make_room: Callable[[], None] | No
     Raises:
         PlacementError: it can never fit, or there was no room by the deadline.
     """
+    surrounding = _surrounding_trial()
+    if surrounding is not None and spec.spares:
+        raise PlacementError(
+            f"spares={spec.spares} in a trial of Ray Tune: a trial has no room but what it has reserved, "
+            "which its workers take. Leave spares out."
+        )
     if spec.placement_group is not None:
         return _use_given(spec, deadline)
+    if surrounding is not None:
+        return _use_given(replace(spec, placement_group=surrounding), deadline, trial=True)
     import ray
 
     plan = plan_bundles(spec)
     nodes = list_nodes()
-    if not fits(plan, [node.total for node in nodes]) and not session.may_grow():
-        raise PlacementError(
-            f"The cluster can never hold this group: asked {describe_request(plan)}, there is\n"
-            f"{describe_nodes(plan, nodes)}\n{_advice(spec)}"
-        )
-    group = ray.util.placement_group([dict(plan.bundle)] * plan.count, strategy=plan.strategy)
+    if not session.may_grow():
+        _refuse_impossible(spec, plan, nodes)
+    group = ray.util.placement_group(
+        [dict(plan.bundle)] * plan.count,
+        strategy=plan.strategy,
+        **({"bundle_label_selector": [dict(item) for item in plan.selectors]} if plan.selectors else {}),
+    )
     reservation = Reservation(placement_group=group, bundle_of_worker=plan.bundle_of_worker, ours=True)
     try:
         ready = [group.ready()]
@@ -174,6 +116,30 @@ def reserve(spec: GroupSpec, deadline: float, make_room: Callable[[], None] | No
         reservation.remove()
         raise
     return reservation
+
+
+def _refuse_impossible(spec: GroupSpec, plan: BundlePlan, nodes: Sequence[Node]) -> None:
+    """Raise if the nodes could not hold the group, spares included, even if all of them were free."""
+    totals, labels = [node.total for node in nodes], [node.labels for node in nodes]
+    if not fits(plan, totals, labels):
+        raise PlacementError(
+            f"The cluster can never hold this group: asked {describe_request(plan)}, there is\n"
+            f"{describe_nodes(plan, nodes)}\n{_advice(spec)}"
+        )
+    if spec.spares:
+        single = plan_bundles(replace(spec, num_nodes=None))
+        everybody = replace(
+            single,
+            count=spec.num_workers + spec.spares,
+            strategy="PACK",
+            selectors=spec.label_selectors[:1] * (spec.num_workers + spec.spares),
+        )
+        if not fits(everybody, totals, labels):
+            raise PlacementError(
+                f"The cluster can hold this group but not its spares: asked {spec.num_workers} workers and "
+                f"{spec.spares} spares, {describe_request(everybody)}, there is\n"
+                f"{describe_nodes(everybody, nodes)}\nAsk for fewer spares, or: {_advice(spec)}"
+            )
 
 
 def _wait(ready: list[Any], seconds: float) -> bool:
@@ -201,23 +167,38 @@ def _wait_long(ready: list[Any], plan: BundlePlan, spec: GroupSpec, deadline: fl
 
 def _reason(plan: BundlePlan, nodes: Sequence[Node]) -> str:
     """What a plan that is not placed yet is waiting for."""
-    if not fits(plan, [node.total for node in nodes]):
+    labels = [node.labels for node in nodes]
+    if not fits(plan, [node.total for node in nodes], labels):
         return "for nodes to be added, as the present ones cannot hold it"
-    if not fits(plan, [node.free for node in nodes]):
+    if not fits(plan, [node.free for node in nodes], labels):
         return "for others to free what they hold"
     return "for Ray to reserve what is free"
 
 
-def _use_given(spec: GroupSpec, deadline: float) -> Reservation:
-    """Check a placement group from outside and take its last bundles."""
+def _use_given(spec: GroupSpec, deadline: float, *, trial: bool = False) -> Reservation:
+    """Check a placement group from outside and take its last bundles.
+
+    Args:
+        spec: what is asked for, with the placement group.
+        deadline: on the clock of `time.monotonic`.
+        trial: it is that of the Tune trial which this process runs, rather than an argument.
+    """
     group, need = spec.placement_group, dict(spec.resources_per_worker)
     bundles = list(group.bundle_specs)
     offset = len(bundles) - spec.num_workers
+    own = 1 if trial and _holds_a_bundle() else 0
     small = [b for b in bundles[max(0, offset) :] if capacity(need, b) < 1]
+    if (offset < own or small) and trial:
+        raise PlacementError(
+            f"This trial of Ray Tune has not reserved room for its workers: asked {spec.num_workers} bundles "
+            f"of {say_amounts(need, need)} beside its own, its placement group has {bundles}. Reserve them: "
+            f"tune.with_resources(train, tune.PlacementGroupFactory([{{'CPU': 1}}] + [{need}] * "
+            f"{spec.num_workers})), or use orchestrator.Sweep, which does."
+        )
     if offset < 0 or small:
         raise PlacementError(
             f"The placement group given does not hold this group: asked {spec.num_workers} bundles of "
-            f"{_amounts(need, need)} at its end, it has {bundles}. "
+            f"{say_amounts(need, need)} at its end, it has {bundles}. "
             "Make it with one such bundle for each worker, or ask for fewer workers or resources."
         )
     if not _wait([group.ready()], deadline - time.monotonic()):
@@ -230,13 +211,29 @@ def _use_given(spec: GroupSpec, deadline: float) -> Reservation:
     )
 
 
+def _surrounding_trial() -> Any:
+    """Return the placement group of the Tune trial that this process runs; None outside of one."""
+    import ray
+
+    group = ray.util.get_current_placement_group()
+    if group is None or "ray.tune" not in sys.modules:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of asking outside of a trial
+        trial = sys.modules["ray.tune"].get_context().get_trial_id()
+    return None if trial is None else group
+
+
+def _holds_a_bundle() -> bool:
+    """Whether this process itself occupies a bundle; a trial that asks for nothing occupies none."""
+    import ray
+
+    return any(amount > 0 for amount in ray.get_runtime_context().get_assigned_resources().values())
+
+
 def _advice(spec: GroupSpec) -> str:
     where = "" if spec.num_nodes is None else f" on fewer than {spec.num_nodes} nodes,"
     return f"Ask for fewer than {spec.num_workers} workers,{where} or for less in resources_per_worker."
-
-
-def _amounts(has: Mapping[str, float], names: Mapping[str, float]) -> str:
-    return "{" + ", ".join(f"{name}: {has.get(name, 0.0):g}" for name in names) + "}"
 
 
 def _free_by_node() -> Mapping[str, Mapping[str, float]]:

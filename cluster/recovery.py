@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from cluster.errors import SpecError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class RecoveryPolicy:
-    """How much a run survives.
+    """How much a run survives. The same object given to a second call goes on counting.
 
     Attributes:
         max_failures: Lost workers that are replaced; -1 for any number.
         wait_s: Seconds to wait for a replacement: a spare, or room for a new worker.
+        failures: Those that were.
 
     Raises:
         SpecError: A value that cannot be.
@@ -29,6 +30,7 @@ class RecoveryPolicy:
 
     max_failures: int = -1
     wait_s: float = 300.0
+    failures: int = 0
 
     def __post_init__(self) -> None:
         """Check both values."""
@@ -37,9 +39,12 @@ class RecoveryPolicy:
         if not self.wait_s > 0:
             raise SpecError(f"wait_s={self.wait_s!r}. Give seconds, more than 0.")
 
-    def allows(self, failures: int) -> bool:
-        """Whether a run goes on after so many lost workers."""
-        return self.max_failures == -1 or failures <= self.max_failures
+    def take(self, lost: int) -> bool:
+        """Count so many lost workers, or a lost connection between workers that are all there; return whether
+        the run goes on.
+        """
+        self.failures += max(1, lost)
+        return self.max_failures == -1 or self.failures <= self.max_failures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,15 +8,17 @@ so the warm pool may answer the second with the workers of the first. A value th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 from cluster.errors import SpecError
+from cluster.labels import Selector, parse_selector
 
 STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 BACKENDS = ("gloo", "nccl")
 _GRAIN = 10_000  # Ray counts resources in ten-thousandths
+_SHARE_OF_TYPE = 0.001  # of the resource accelerator_type:X, of which a node with such GPUs has 1
 
 
 class ScalingLike(Protocol):
@@ -47,6 +49,8 @@ class GroupSpec:
         spares: workers that stand by in places of their own, to take that of a lost one at once.
         placement_group: a Ray placement group that exists already. Its last `num_workers` bundles are used;
             it is never removed.
+        label_selectors: which nodes may host a worker, by their labels: empty for any, else one selector for
+            each worker; with num_nodes they are all the same.
 
     Raises:
         SpecError: a value that cannot be, named as the caller wrote it.
@@ -63,6 +67,7 @@ class GroupSpec:
     collective_timeout_s: float = 1800.0
     spares: int = 0
     placement_group: Any = None
+    label_selectors: tuple[Selector, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every value, alone and against the others."""
@@ -87,6 +92,7 @@ class GroupSpec:
             ):
                 raise SpecError(f"{name}={seconds!r} is not a time. Give seconds, more than 0.")
         self._check_resources()
+        self._check_labels()
         if self.backend not in BACKENDS:
             raise SpecError(f"backend={self.backend!r} is not known. Use one of {', '.join(BACKENDS)}.")
         gpus = self.resource("GPU")
@@ -134,11 +140,31 @@ class GroupSpec:
                     "Use a larger one."
                 )
 
+    def _check_labels(self) -> None:
+        different = len(set(self.label_selectors)) > 1
+        if self.label_selectors and len(self.label_selectors) != self.num_workers:
+            raise SpecError(
+                f"label_selector has {len(self.label_selectors)} selectors for {self.num_workers} workers. "
+                "Give one dictionary for all workers, or a list with one for each."
+            )
+        if any(self.label_selectors) and self.placement_group is not None:
+            raise SpecError(
+                "label_selector contradicts a placement_group, whose bundles have their nodes already. "
+                "Give the placement group a bundle_label_selector instead."
+            )
+        if different and (self.spares or self.num_nodes is not None):
+            other = f"spares={self.spares}" if self.spares else f"num_nodes={self.num_nodes}"
+            raise SpecError(
+                f"label_selector with a different selector for each worker contradicts {other}, "
+                "which takes all workers for equal. Give one dictionary, or leave the other out."
+            )
+
     def for_spares(self) -> GroupSpec:
         """Return the spec of the spares' places: the same needs, on as many nodes as there are."""
         return replace(
             self,
             num_workers=self.spares,
+            label_selectors=self.label_selectors[:1] * self.spares,
             num_nodes=None,
             placement_strategy="SPREAD",
             spares=0,
@@ -162,6 +188,7 @@ class GroupSpec:
         use_gpu: bool = False,
         resources_per_worker: Mapping[str, float] | None = None,
         env: Mapping[str, str] | None = None,
+        label_selector: Mapping[str, str] | Sequence[Mapping[str, str]] | None = None,
         **options: Any,
     ) -> GroupSpec:
         """A spec from mappings, with the usual resources filled in.
@@ -173,6 +200,8 @@ class GroupSpec:
             resources_per_worker: amounts by Ray's names. None: 1 CPU, and 1 GPU with `use_gpu`. An amount of
                 0 is left out.
             env: environment variables to set in the workers.
+            label_selector: labels of the nodes that may host workers, as in Ray: one mapping for all workers,
+                or a list with one for each.
             options: the other fields of `GroupSpec` by name.
 
         Raises:
@@ -201,18 +230,26 @@ class GroupSpec:
         if "backend" not in options and dict(pairs).get("GPU", 0.0) >= 1:
             options["backend"] = "nccl"
         variables = tuple(sorted((str(k), str(v)) for k, v in (env or {}).items()))
-        return cls(num_workers=num_workers, resources_per_worker=pairs, env=variables, **options)
+        return cls(
+            num_workers=num_workers,
+            resources_per_worker=pairs,
+            env=variables,
+            label_selectors=_selectors(label_selector, num_workers),
+            **options,
+        )
 
     @classmethod
     def from_scaling_config(cls, config: ScalingLike, **options: Any) -> GroupSpec:
         """A spec from a `ray.train.ScalingConfig`, or anything with its attributes.
 
         Args:
-            config: its num_workers (an int), use_gpu, resources_per_worker and placement_strategy are read.
+            config: its num_workers (an int), use_gpu, resources_per_worker, placement_strategy,
+                accelerator_type and label_selector are read. A whole GPU of a type is asked for as Ray
+                does: by 0.001 of the resource that nodes with such GPUs have.
             options: further fields of `GroupSpec` by name.
 
         Raises:
-            SpecError: num_workers is not one number, or a value that cannot be.
+            SpecError: num_workers is not one number, it asks for TPUs, or a value that cannot be.
         """
         workers = config.num_workers
         if isinstance(workers, bool) or not isinstance(workers, int):
@@ -220,13 +257,44 @@ class GroupSpec:
                 f"ScalingConfig(num_workers={workers!r}) is not one number, which a group needs. "
                 "Use an int of at least 1."
             )
+        if getattr(config, "use_tpu", False):
+            raise SpecError(
+                "ScalingConfig(use_tpu=True): groups run on CPUs and CUDA GPUs. Leave use_tpu and topology "
+                "out."
+            )
+        use_gpu = bool(getattr(config, "use_gpu", False))
+        resources = getattr(config, "resources_per_worker", None)
+        kind = getattr(config, "accelerator_type", None)
+        if kind is not None:
+            resources = (
+                dict(resources) if resources is not None else {"CPU": 1, **({"GPU": 1} if use_gpu else {})}
+            )
+            resources.setdefault(f"accelerator_type:{kind}", _SHARE_OF_TYPE)
         options.setdefault("placement_strategy", getattr(config, "placement_strategy", None) or "PACK")
         return cls.create(
             workers,
-            use_gpu=bool(getattr(config, "use_gpu", False)),
-            resources_per_worker=getattr(config, "resources_per_worker", None),
+            use_gpu=use_gpu,
+            resources_per_worker=resources,
+            label_selector=getattr(config, "label_selector", None),
             **options,
         )
+
+
+def _selectors(given: Any, num_workers: Any) -> tuple[Selector, ...]:
+    """Return one selector for each worker; none where any node will do."""
+    if given is None or given == {} or isinstance(num_workers, bool) or not isinstance(num_workers, int):
+        return ()
+    if isinstance(given, Mapping):
+        return (parse_selector(given),) * num_workers
+    if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
+        return (parse_selector(given),)
+    found = tuple(parse_selector(item) for item in given)
+    if len(found) != num_workers:
+        raise SpecError(
+            f"label_selector has {len(found)} selectors for {num_workers} workers. "
+            "Give one dictionary for all workers, or a list with one for each."
+        )
+    return found if any(found) else ()
 
 
 def _check_count(name: str, value: object) -> None:

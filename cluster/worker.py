@@ -31,6 +31,7 @@ from cluster.output import Tail, captured
 from cluster.process_group import StoreAddress
 from cluster.ranks import Place, WorkerInfo
 from cluster.serialization import dump, load
+from cluster.snapshots import Snapshots
 from cluster.surroundings import restored
 
 __all__ = ["LANES", "Assignment", "Success", "Worker", "WorkerContext"]
@@ -126,7 +127,8 @@ class Worker:
                 torch.cuda.set_device(torch.device(info.device))
         if os.path.isdir(assignment.cwd):
             os.chdir(assignment.cwd)
-        network.name_interface(network.address_towards(assignment.peer))
+        host = network.address_towards(assignment.peer)
+        network.name_interface(host)
         self._beacon = Beacon(assignment.heartbeat, assignment.member, _end_now)
         self._membership = Membership(
             assignment.store,
@@ -135,6 +137,7 @@ class Worker:
             backend=assignment.backend,
             timeout_s=assignment.collective_timeout_s,
             device=info.device,
+            snapshots=Snapshots(host, info.node_id, assignment.heartbeat.token),
         )
 
     def join(self, generation: int) -> None:
@@ -144,6 +147,10 @@ class Worker:
     def want(self, generation: int) -> None:
         """Free the callable from the present process group, and let it join this generation."""
         self._member().want(generation)
+
+    def give_up(self) -> None:
+        """Free the callable from the present process group, and let it join no other."""
+        self._member().give_up()
 
     def run(self, run: int, payload: bytes, recovers: bool) -> Success | Failure:
         """Run one callable.
@@ -158,6 +165,8 @@ class Worker:
         with self._runs_lock:
             self._runs = {run: (mailbox, signals)}
         context = WorkerContext(info, signals, mailbox, self._member(), self._beacon, recovers=recovers)
+        if not context.joining:
+            self._member().snapshots.forget()
         self._thread_id, self._context = threading.get_ident(), context
         forward = mailbox.write if info.rank == 0 else None
         try:

@@ -128,6 +128,11 @@ class CombinedRankLoader:
         """Return the members' batches that `batch` was made of; None stands for a member that has ended."""
         return [_at(batch, path) for path in _paths(self.source.iterables)]
 
+    @property
+    def skips_quickly(self) -> bool:
+        """Whether all members do."""
+        return all(member.skips_quickly for member in self.members)
+
     def own_state(self) -> dict[str, Any]:
         """Return where each member stands, and what stateful ones say themselves."""
         if self._strands:

@@ -21,17 +21,16 @@ from torch.utils.data import (
     DataLoader,
     DistributedSampler,
     IterableDataset,
-    RandomSampler,
-    SequentialSampler,
 )
 
 from modules import rng
 from modules.batch_notes import NotedBatches
 from modules.keyed_dataset import KeyedDataset
 from modules.loader_processes import LoaderContext
+from modules.loader_share import copy_with, is_stream, samplers_of, share_of
 from modules.order import BatchPlan, StridedPlan
 from modules.sampler import ShardBatchSampler, ShardSampler, SkipBatches, own_generators, tell_epoch
-from modules.sharded_iterable import ShardedIterable, reads_rank, splits_workers
+from modules.sharded_iterable import reads_rank
 
 Mark = tuple[dict[str, Any], list[Any]]
 """The process's random state, and those of a loader's own generators."""
@@ -85,23 +84,23 @@ class RankLoader:
         self._epoch = 0
         self._reader: Iterable[Any] = source
         if world_size > 1 and isinstance(source, DataLoader):
-            parts = _share(source, rank, world_size, seed, pad, whole_batches) if shard else {}
-            if shard and whole_batches and _is_stream(source) and not reads_rank(source.dataset):
+            parts = share_of(source, rank, world_size, seed, pad, whole_batches) if shard else {}
+            if shard and whole_batches and is_stream(source) and not reads_rank(source.dataset):
                 self._stride = (rank, world_size)
             if source.num_workers > 0 and source.multiprocessing_context is None:
                 parts["_DataLoader__multiprocessing_context"] = LoaderContext(pickler)
-            self._reader = _copy_with(source, parts)
+            self._reader = copy_with(source, parts)
         elif world_size > 1 and shard:
             self._stride = (rank, world_size)
         elif world_size == 1:
             self.plan = _plan_alone(source)
         self._keyed: KeyedDataset | None = None
-        if keyed and isinstance(self._reader, DataLoader) and not _is_stream(self._reader):
+        if keyed and isinstance(self._reader, DataLoader) and not is_stream(self._reader):
             self._keyed = KeyedDataset(self._reader.dataset, seed)
-            self._reader = _copy_with(self._reader, {"dataset": self._keyed})
+            self._reader = copy_with(self._reader, {"dataset": self._keyed})
         self._dealt = [
             sampler
-            for sampler in _samplers(self._reader)
+            for sampler in samplers_of(self._reader)
             if world_size > 1 and isinstance(sampler, (ShardSampler, ShardBatchSampler))
         ]
         self._take_plan()
@@ -110,7 +109,7 @@ class RankLoader:
         alike = world_size == 1 or _is_equal_by_design(self._reader)
         self.exact = self.plan is not None or (alike and _is_exact(source))
         self.kept = getattr(self._reader, "_iterator", None) is not None
-        self._generators = own_generators(self._reader, *_samplers(self._reader))
+        self._generators = own_generators(self._reader, *samplers_of(self._reader))
         self._is_stateful = all(
             callable(getattr(self._reader, name, None)) for name in ("state_dict", "load_state_dict")
         )
@@ -123,10 +122,16 @@ class RankLoader:
             return f"{type(dataset).__qualname__}[{len(dataset)}]"
         return ""
 
+    @property
+    def skips_quickly(self) -> bool:
+        """Whether `iterate` goes to any place of the epoch at once, in this process."""
+        reader = self._reader
+        return isinstance(reader, DataLoader) and not is_stream(reader) and reader.num_workers == 0
+
     def start_epoch(self, epoch: int) -> None:
         """Tell samplers and data sets that have ``set_epoch`` which epoch the next iteration reads."""
         self._epoch = epoch
-        for target in (*_samplers(self._reader), getattr(self.source, "dataset", None)):
+        for target in (*samplers_of(self._reader), getattr(self.source, "dataset", None)):
             tell_epoch(target, epoch)
         if self._keyed is not None:
             self._keyed.set_epoch(epoch)
@@ -163,7 +168,7 @@ class RankLoader:
         if skip and isinstance(reader, DataLoader) and not isinstance(reader.dataset, IterableDataset):
             slot = "sampler" if reader.batch_sampler is None else "batch_sampler"
             skipping = SkipBatches(getattr(reader, slot), skip)
-            rest = iter(_copy_with(reader, {slot: skipping}))
+            rest = iter(copy_with(reader, {slot: skipping}))
             self.put_back(first)
             skipping.prime()
             return rest
@@ -207,10 +212,10 @@ class RankLoader:
         where samples have none.
         """
         reader = self._reader
-        if not isinstance(reader, DataLoader) or reader.batch_sampler is None or _is_stream(reader):
+        if not isinstance(reader, DataLoader) or reader.batch_sampler is None or is_stream(reader):
             return []
         noted = NotedBatches(reader.batch_sampler)
-        self._reader = _copy_with(reader, {"batch_sampler": noted})
+        self._reader = copy_with(reader, {"batch_sampler": noted})
         return noted.notes
 
     def generators(self) -> list[torch.Generator]:
@@ -227,7 +232,7 @@ class RankLoader:
         if isinstance(reader, DataLoader) and reader.persistent_workers:
             if self.kept and reader._iterator is None:
                 seed = rng.fold(torch.initial_seed(), "processes", self._epoch)
-                reader = self._reader = _copy_with(reader, {"generator": torch.Generator().manual_seed(seed)})
+                reader = self._reader = copy_with(reader, {"generator": torch.Generator().manual_seed(seed)})
             self.kept = True
         return reader
 
@@ -256,96 +261,6 @@ def _plan_alone(source: Any) -> StridedPlan | None:
     return StridedPlan(
         length=len(batches.sampler), world_size=1, batch_size=batches.batch_size, drop_last=batches.drop_last
     )
-
-
-def _is_stream(loader: DataLoader[Any]) -> bool:
-    return isinstance(loader.dataset, IterableDataset)
-
-
-def _share(
-    loader: DataLoader[Any], rank: int, world_size: int, seed: int, pad: bool, whole_batches: bool
-) -> dict[str, Any]:
-    """Return the parts that a copy of `loader` needs to read one rank's share."""
-    parts: dict[str, Any] = {}
-    if loader.generator is not None:  # ranks must not seed their loader processes alike
-        own_seed = rng.fold(loader.generator.initial_seed(), "rank", rank)
-        parts["generator"] = torch.Generator(loader.generator.device).manual_seed(own_seed)
-    dataset = loader.dataset
-    if isinstance(dataset, IterableDataset):
-        if not whole_batches and not reads_rank(dataset):
-            split = splits_workers(dataset, loader.worker_init_fn)
-            parts["dataset"] = ShardedIterable(dataset, rank, world_size, split)
-        return parts
-    for sampler in _samplers(loader):
-        if isinstance(sampler, (ShardSampler, ShardBatchSampler)) or reads_rank(sampler):
-            _check_rank(sampler, rank, world_size)
-            return parts
-    # Where the loader finds its batches; without automatic batching, a sampler may compose them.
-    slot = "sampler" if loader.batch_sampler is None else "batch_sampler"
-    batches: Any = getattr(loader, slot)
-    composes = slot == "batch_sampler" or isinstance(batches, BatchSampler)
-    plain = type(batches) is BatchSampler
-    if composes and (whole_batches or not plain):
-        return {**parts, slot: ShardBatchSampler(batches, rank=rank, world_size=world_size, seed=seed)}
-    sampler = batches.sampler if composes else batches
-    plain_shuffle = (
-        type(sampler) is RandomSampler and not sampler.replacement and sampler._num_samples is None
-    )
-    if not isinstance(sampler, Sized):
-        raise ValueError(
-            f"{type(sampler).__qualname__} has no length, so its order cannot be dealt to {world_size} "
-            "ranks. Give it __len__, or deal samples yourself under use_distributed_sampler=False."
-        )
-    plan = StridedPlan(
-        length=len(sampler),
-        world_size=world_size,
-        batch_size=batches.batch_size if composes else 1,
-        drop_last=composes and batches.drop_last,
-        pad=pad,
-    )
-    source = None if plain_shuffle or type(sampler) is SequentialSampler else sampler
-    shard = ShardSampler(plan, rank=rank, shuffle=plain_shuffle, seed=seed, source=source)
-    parts["sampler"] = shard
-    if composes:
-        parts[slot] = BatchSampler(shard, batches.batch_size, batches.drop_last)
-    return parts
-
-
-def _check_rank(sampler: Any, rank: int, world_size: int) -> None:
-    """Refuse a sampler that was built for another place in the group."""
-    if isinstance(sampler, DistributedSampler):
-        built_for = sampler.rank, sampler.num_replicas
-    elif isinstance(sampler, (ShardSampler, ShardBatchSampler)):
-        built_for = sampler.rank, sampler.world_size
-    else:
-        return
-    if built_for != (rank, world_size):
-        raise ValueError(
-            f"A {type(sampler).__qualname__} for rank {built_for[0]} of {built_for[1]} was given on rank "
-            f"{rank} of {world_size}, so samples would be read twice or not at all. Build it in "
-            "train_dataloader(), where ranks are known, or leave it out: samples are dealt to ranks anyway."
-        )
-
-
-def _copy_with(loader: DataLoader[Any], parts: dict[str, Any]) -> DataLoader[Any]:
-    """Return a copy of `loader` with other parts.
-
-    Written into the copy's dictionary, because `DataLoader` refuses these assignments and a subclass's
-    constructor cannot be called without knowing its arguments.
-    """
-    clone = copy.copy(loader)
-    clone.__dict__.update(parts, _iterator=None)
-    return clone
-
-
-def _samplers(reader: Any) -> list[Any]:
-    """Return the samplers that `reader` reads through, each once, the outermost first."""
-    found: list[Any] = []
-    for owner in (getattr(reader, "batch_sampler", None), getattr(reader, "sampler", None)):
-        for sampler in (owner, getattr(owner, "sampler", None)):
-            if sampler is not None and all(sampler is not other for other in found):
-                found.append(sampler)
-    return found
 
 
 def _is_equal_by_design(reader: Any) -> bool:

@@ -57,7 +57,7 @@ class LogMixin:
             sync_dist_group: Reduce over the ranks of this process group only. All ranks see the value of the
                 group of the first rank that has logged it.
             add_dataloader_idx: With several evaluation loaders, append ``/dataloader_idx_N``.
-            batch_size: Weight of this value in the mean; taken from the batch when None.
+            batch_size: Weight of this value in the mean, 0 leaves it out; taken from the batch when None.
             metric_attribute: Where in the module the metric object is; found when None.
             rank_zero_only: Called on rank 0 only; such a value cannot be monitored.
 

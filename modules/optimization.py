@@ -1,7 +1,8 @@
-"""What a LightningModule calls to optimise by hand: its optimizers, backward, and whose parameters learn.
+"""What a LightningModule calls to optimise by hand: its optimizers, backward, clipping, and whose parameters
+learn.
 
 With ``automatic_optimization = False`` training_step runs backward and the optimizers itself. Nothing here
-is called by the trainer. Without a trainer that trains the module, optimizers and backward are a
+is called by the trainer itself. Without a trainer that trains the module, optimizers and backward are a
 `RuntimeError`.
 """
 
@@ -38,6 +39,8 @@ class OptimizationMixin:
 
     automatic_optimization: bool
     trainer: Any
+    _trainer: Any
+    _optimization: Any
 
     def optimizers(self, use_pl_optimizer: bool = True) -> Any:
         """Return the optimizer, or the list of them when there are several.
@@ -103,3 +106,36 @@ class OptimizationMixin:
             yield
         finally:
             self.untoggle_optimizer(optimizer)
+
+    def clip_gradients(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradients of the optimizer's parameters: ``"norm"`` of all together (default) or each
+        ``"value"``. What is not given is as in the Trainer; without a value nothing is clipped.
+
+        In manual optimization, call it between `manual_backward` and the optimizer's step.
+
+        Raises:
+            ValueError: There is no such algorithm.
+        """
+        if gradient_clip_algorithm not in (None, "norm", "value"):
+            raise ValueError(
+                f"clip_gradients(gradient_clip_algorithm={gradient_clip_algorithm!r}): there is no such "
+                'algorithm. Use "norm" or "value".'
+            )
+        if gradient_clip_val is None and self._trainer is not None:
+            gradient_clip_val = self._trainer.gradient_clip_val
+        if gradient_clip_algorithm is None and self._trainer is not None:
+            gradient_clip_algorithm = self._trainer.gradient_clip_algorithm
+        if not gradient_clip_val:
+            return
+        if self._optimization is not None:
+            self._optimization.prepare_clipping(optimizer)
+        parameters = [item for group in optimizer.param_groups for item in group["params"]]
+        if gradient_clip_algorithm == "value":
+            nn.utils.clip_grad_value_(parameters, gradient_clip_val)
+        else:
+            nn.utils.clip_grad_norm_(parameters, gradient_clip_val)

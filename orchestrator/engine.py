@@ -7,19 +7,18 @@ called, everything is torn down, and the exception goes on to the caller unchang
 from __future__ import annotations
 
 import contextlib
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim import Optimizer
 
+from cluster.errors import RunLost
 from modules import rng
 from modules.combined_reading import Reader
 from modules.datamodule import LightningDataModule
 from modules.loader import RankLoader
 from modules.module import LightningModule
-from modules.optimization import Optimization
 from orchestrator import compile as compilation
 from orchestrator import device, foreign
 from orchestrator.bare_log import BareLog
@@ -28,35 +27,32 @@ from orchestrator.checkpoint import contents
 from orchestrator.epoch_outputs import collectors
 from orchestrator.evaluate import evaluate, gradient_context
 from orchestrator.feed import Feed
-from orchestrator.fit import run_fit
 from orchestrator.hooks import HookTable, overrides
+from orchestrator.hyperparameter_log import logged_hyperparameters
 from orchestrator.job import Job
-from orchestrator.lightning_optimizer import AutomaticOptimization, LightningOptimizer
+from orchestrator.lightning_optimizer import LightningOptimizer
 from orchestrator.loaders import Loaders
 from orchestrator.log_slots import LogSlots
 from orchestrator.loggers.dummy import DummyLogger
 from orchestrator.loggers.logger import Logger
-from orchestrator.manual import ManualOptimization, refuse_settings
+from orchestrator.manual import ManualOptimization
 from orchestrator.metric_objects import MetricObjects
-from orchestrator.optimizers import (
-    SchedulerConfig,
-    parse,
-    refuse_accumulation,
-    refuse_optimizers,
-    refuse_schedulers,
-)
+from orchestrator.optimizer_setup import set_up_optimizers
+from orchestrator.optimizers import SchedulerConfig
 from orchestrator.place import Place
 from orchestrator.precision import Precision
 from orchestrator.predictions import predictions_for
 from orchestrator.profilers.instruments import instruments_for
 from orchestrator.progress import ProgressRecord, as_shown
 from orchestrator.reporting import Reporting
+from orchestrator.run_fit import run_fit
 from orchestrator.stop_agreement import GatheredStop, RankStop
 from orchestrator.stops import AgreedStop
 from orchestrator.strategies.making import make_strategy
 from orchestrator.strategies.strategy import Strategy
 from orchestrator.sweep.stopped import TrialStopped
 from orchestrator.torch_modes import torch_modes
+from orchestrator.transfer import build_transfer
 from orchestrator.validation_schedule import ValidationClock
 
 if TYPE_CHECKING:
@@ -170,12 +166,20 @@ class Engine:
             raise
         except BaseException as error:
             self.state.status = "interrupted"
-            self._on_failure(error)
-            if isinstance(error, AgreedStop):
-                self.strategy.bring_back(self.module)
-            raise
+            if isinstance(error, AgreedStop) or not (
+                isinstance(error, RunLost) or self._comes_of_a_loss(error)
+            ):
+                self._on_failure(error)
+                if isinstance(error, AgreedStop):
+                    self.strategy.bring_back(self.module)
+                raise
+            self._end_loggers("failed")
+            if isinstance(error, RunLost):
+                raise
         finally:
             self._detach()
+        # Nothing of the failure is kept: it holds the broken process group.
+        raise RunLost("Another rank was lost where the run could not go on by itself.")
 
     def _attach(self) -> None:
         trainer, module = self.trainer, self.module
@@ -237,24 +241,29 @@ class Engine:
         if self.instruments is not None:
             self.instruments.watch_steps(self.module)
         self.strategy.setup(self.module, training=fn == "fit")
-        self.transfer = self._build_transfer()
+        self.transfer = build_transfer(self.hooks, self.place.device, self.precision.dtype)
         if fn == "fit":
-            self._configure_optimizers()
+            if not self.job.only_tunes:  # nothing is trained: no length to plan a schedule by
+                self._configure_optimizers()
             self._to_resume = checkpoint
         if self.instruments is not None:
             self.instruments.install(self)
 
     def _fit(self) -> None:
         self.call("on_fit_start")
+        if self.place.joins:  # what there is to restore comes from another rank
+            self._to_resume = None
         if self._to_resume is not None:  # behind the hook, which may change what is restored
             self.resumed = contents.restore_training(self, self._to_resume)
             self._to_resume = None
-        self._log_hyperparameters()
+        if not self.place.joins:
+            self._log_hyperparameters()
         run_fit(self)
         self.call("on_fit_end")
 
     def _evaluate_only(self, fn: str) -> Any:
         kind = {"validate": "val", "test": "test", "predict": "predict"}[fn]
+        self._log_hyperparameters()
         for hook in self.hooks.of_callbacks("before_evaluation_data"):
             hook()
         if getattr(self.settings, f"limit_{kind}_batches") == 0:
@@ -272,21 +281,30 @@ class Engine:
         self.call_teardown()
         self.state.status = "finished"
 
+    def _comes_of_a_loss(self, error: BaseException) -> bool:
+        """Whether the run will be called again, because another rank was lost."""
+        return self.place.peers is not None and self.place.peers.is_broken(error)
+
+    def _end_loggers(self, status: str) -> None:
+        for logger in self._own_loggers():
+            with contextlib.suppress(Exception):
+                logger.finalize(status)
+
     def _on_failure(self, error: BaseException) -> None:
-        """Tell everybody about a failure; their own failures must not hide it."""
+        """Tell everybody about a failure; their own failures are notes of it, and must not hide it."""
         if self.place.world_size > 1 and "Expected to have finished reduction" in str(error):
             error.add_note("Some parameters got no gradient. Use strategy='ddp_find_unused_parameters_true'.")
         for hook in self.hooks.of_callbacks("on_exception"):
-            with contextlib.suppress(Exception):
+            with _noted_in(error):
                 hook(error)
         for hook in self.hooks.of_datamodule("on_exception"):
-            with contextlib.suppress(Exception):
+            with _noted_in(error):
                 hook(error)
         told = isinstance(error, AgreedStop)
         for logger in self._own_loggers():
-            with contextlib.suppress(Exception):
+            with _noted_in(error):
                 logger.finalize("interrupted" if told and isinstance(logger, Logger) else "failed")
-        with contextlib.suppress(Exception):
+        with _noted_in(error):
             self.call_teardown()
 
     def call(self, name: str) -> None:
@@ -327,77 +345,11 @@ class Engine:
                 per_node = getattr(getattr(hook, "__self__", None), "prepare_data_per_node", True)
                 if self.place.local_rank == 0 if per_node else self.is_global_zero:
                     hook()
-                self.strategy.barrier()
-
-    def _build_transfer(self) -> Callable[[Any, int], Any] | None:
-        """Return the function that brings a batch to the device, or None when there is nothing to do."""
-        before = self.hooks.data_hook("on_before_batch_transfer")
-        move = self.hooks.data_hook("transfer_batch_to_device")
-        after = self.hooks.data_hook("on_after_batch_transfer")
-        target = self.place.device
-        dtype = self.precision.dtype
-        if dtype is not None:
-            given, before = before, lambda batch, index: _converted(batch, index, dtype, given)
-        if before is None and move is None and after is None:
-            return None if target.type == "cpu" else lambda batch, index: device.move(batch, target)
-
-        def transfer(batch: Any, index: int) -> Any:
-            if before is not None:
-                batch = before(batch, index)
-            batch = device.move(batch, target) if move is None else move(batch, target, index)
-            return batch if after is None else after(batch, index)
-
-        return transfer
+                if not self.place.joins:
+                    self.strategy.barrier()
 
     def _configure_optimizers(self) -> None:
-        self.slots.enter("configure_optimizers")
-        self.optimizers, self.schedulers = parse(
-            self.module.configure_optimizers(), automatic=self.module.automatic_optimization
-        )
-        refuse_settings(self.module, self.settings)
-        refuse_optimizers(
-            self.optimizers,
-            automatic=self.module.automatic_optimization,
-            ranks=self.place.world_size,
-            scales=self.precision.scaler is not None,
-            clips=bool(self.settings.gradient_clip_val),
-        )
-        if self.module.automatic_optimization:
-            own_step = overrides(self.module, "lr_scheduler_step", LightningModule)
-            refuse_schedulers(self.schedulers, own_step=own_step)
-        refuse_accumulation(
-            f"Trainer(accumulate_grad_batches={self.accumulate})",
-            self.accumulate,
-            self.module,
-            self.optimizers,
-        )
-        if not self.optimizers and self.is_global_zero:
-            warnings.warn(
-                f"{type(self.module).__qualname__}.configure_optimizers returned no optimizer: training_step "
-                "runs, but nothing is optimised. Return an optimizer, unless this is meant.",
-                stacklevel=2,
-            )
-        for optimizer in self.optimizers:
-            device.move_optimizer_state(optimizer, self.place.device)
-        self.strategy.optimizers = self.optimizers
-        self._attach_optimizers()
-
-    def _attach_optimizers(self) -> None:
-        """Give the module its optimizers, and what it optimises by hand with."""
-        self.lightning_optimizers = [LightningOptimizer(item, self.module) for item in self.optimizers]
-        if self.module.automatic_optimization:
-            attached: Optimization = AutomaticOptimization(self.lightning_optimizers)
-        else:
-            attached = self.manual = ManualOptimization(
-                module=self.module,
-                strategy=self.strategy,
-                precision=self.precision,
-                hooks=self.hooks,
-                slots=self.train_slots,
-                state=self.state,
-                optimizers=self.lightning_optimizers,
-            )
-        self.module.__dict__["_optimization"] = attached
+        set_up_optimizers(self)
 
     def rebuild_optimizers(self) -> None:
         """Build optimizers and schedulers anew, before the first step, from what the module says now."""
@@ -406,12 +358,10 @@ class Engine:
             self.instruments.watch_optimizers(self.optimizers)
 
     def _log_hyperparameters(self) -> None:
-        values: dict[str, Any] = {}
-        for owner in (self.datamodule, self.module):
-            if owner is not None and owner._log_hyperparams:
-                values.update(owner.hparams_initial)
+        wanted = self.settings.enable_autolog_hparams and self.trainer.loggers
+        values = logged_hyperparameters(self.module, self.datamodule) if wanted else {}
         for logger in self._own_loggers():
-            if values and self.settings.enable_autolog_hparams:
+            if values:
                 logger.log_hyperparams(values)
             logger.log_graph(self.module)
             logger.save()
@@ -480,15 +430,6 @@ class Engine:
         if self.is_global_zero:
             self.place.emit(text)
 
-    def say_global_batch(self) -> None:
-        """Tell the user how many samples make one optimizer step, where that is known."""
-        plan = self.data.load_training().plan
-        if plan is None or not plan.num_batches:
-            return
-        ranks, batches = self.place.world_size, self.accumulate
-        size = plan.sizes(0)[0]
-        self.say(f"Global batch: {size * ranks * batches} = {size} x {ranks} ranks x {batches} accumulated.")
-
     def show(self, stage: str, batch: int, total: int | None, *, done: bool = False) -> None:
         """Send a progress record to the display."""
         if self._show is None:
@@ -514,7 +455,10 @@ class Engine:
         return {name: as_shown(value) for name, value in metrics.items()}
 
 
-def _converted(batch: Any, index: int, dtype: torch.dtype, then: Callable[[Any, int], Any] | None) -> Any:
-    """Return the batch with floating-point tensors of type `dtype`, then as the user's hook makes it."""
-    converted = device.cast(batch, dtype)
-    return converted if then is None else then(converted, index)
+@contextlib.contextmanager
+def _noted_in(error: BaseException) -> Iterator[None]:
+    """A context whose own exception becomes a note of `error`."""
+    try:
+        yield
+    except Exception as another:
+        error.add_note(f"Afterwards a hook failed too: {type(another).__name__}: {another}")

@@ -18,6 +18,7 @@ from modules.combined_reading import CombinedRankLoader, Reader
 from orchestrator.batch_limits import batch_limit
 from orchestrator.batch_size import batch_size_of
 from orchestrator.errors import MisconfigurationError
+from orchestrator.retaking import Retaking
 from orchestrator.strategies.strategy import Strategy
 
 
@@ -57,9 +58,11 @@ class Feed:
         is_used_up: The data can be read once and was, so no later epoch has a batch either.
         num_batches: Batches of an epoch; None when not known.
         lends: A rank that has no batch gets another's as `batch`, still without having one.
+        keeps: Batches are kept where reading them again would take long, for `go_back`.
     """
 
     lends = False
+    keeps = False
 
     def __init__(self, loader: Reader, strategy: Strategy, num_batches: int | None) -> None:
         self.loader = loader
@@ -74,6 +77,8 @@ class Feed:
         self.is_used_up = False
         self._began: tuple[dict[str, Any], list[Any], bool] = ({}, [], False)
         self._iterator: Iterator[Any] | None = None
+        self._kept: Retaking | None = None
+        self._epoch = 0
         self._index = 0
         self._counted = [0, 0]
 
@@ -98,13 +103,55 @@ class Feed:
             self.loader.kept = resumed.epoch_kept
         self._began = rng.capture(), self._generator_states(), self.loader.kept
         self._iterator = self.loader.iterate(skip, None if resumed is None else resumed.own)
-        self._index = skip
+        if self.keeps and not self.loader.skips_quickly:
+            self._iterator = self._kept = Retaking(self._iterator, skip)
+        self._epoch, self._index = epoch, skip
         self._counted = list(totals)
         self.has_batch, self.is_last, self.is_over = True, False, False
         self.by_hand, self.scale = False, 1.0
         self._begin()
         if resumed is not None:
             rng.restore(resumed.rng)
+
+    def forget(self, before: int) -> None:
+        """Keep no batches before that number of them."""
+        if self._kept is not None:
+            self._kept.forget(before)
+
+    @property
+    def position(self) -> int:
+        """Batches of the epoch that were asked for."""
+        return self._index
+
+    def read_again(self, epoch: int, batches: int, reading: ReadingState, totals: Sequence[int]) -> Any:
+        """Stand after so many batches of an epoch, as `go_back`, and return the last of them; None where this
+        rank had none.
+        """
+        self.start(epoch, batches - 1, reading, totals)
+        assert self._iterator is not None
+        batch = next(self._iterator, None)
+        self._index = batches
+        self._begin()
+        return batch
+
+    def go_back(self, epoch: int, batches: int, reading: ReadingState, totals: Sequence[int]) -> None:
+        """Stand after so many batches of an epoch: the next ones are the same as before. The caller sets the
+        random states that the process goes on with.
+
+        Args:
+            epoch: The epoch.
+            batches: So many batches of this rank.
+            reading: What `reading` returned there.
+            totals: What `totals` returned there.
+        """
+        kept = self._kept if self._epoch == epoch and self._iterator is not None else None
+        if kept is None or not kept.go_back(batches):
+            self.start(epoch, batches, reading, totals)
+            return
+        self._index, self._counted = batches, list(totals)
+        self.has_batch, self.is_last = True, False
+        self.by_hand, self.scale = False, 1.0
+        self._begin()
 
     def reading(self, rng_now: dict[str, Any]) -> ReadingState:
         """Return what going on from here needs, with `rng_now` as this rank's random state."""
@@ -154,7 +201,7 @@ class Feed:
     def close(self) -> None:
         """Let go of the batch and of the iterator, and so of its worker processes."""
         self.batch = None
-        self._iterator = None
+        self._iterator = self._kept = None
         self.loader.close()
         self._began = {}, [], False
         self._counted = [0, 0]

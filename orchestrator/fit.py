@@ -1,101 +1,46 @@
 """The training loop: epochs of batches, evaluation in between, an end when one of the limits is reached.
 
-Plain functions over an engine. Everything that a batch needs is looked up once before the first. A rank
-whose data ends before another's goes on without samples, so nobody waits for it; `Feed` knows how many
-samples each rank has.
+What a fit does before and after it is in `orchestrator.run_fit`. Everything that a batch needs is looked up
+once before the first. A rank whose data ends before another's goes on without samples, so nobody waits for
+it; `Feed` knows how many samples each rank has.
 """
 
 from __future__ import annotations
 
 import time
 import warnings
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from modules import rng
 from orchestrator import validation_schedule as validation
 from orchestrator.callbacks.timer import has_timer
-from orchestrator.errors import MisconfigurationError
-from orchestrator.feed import Feed, make_feed
+from orchestrator.feed import Feed, ReadingState, make_feed
+from orchestrator.fit_validation import FitValidation
 from orchestrator.foreign import meets_ranks, watches_metrics
-from orchestrator.optimizers import SchedulerConfig
-from orchestrator.settings import DEFAULT_MAX_EPOCHS
+from orchestrator.recovery import BatchEnd, Recovery, can_recover
+from orchestrator.scheduler_steps import SchedulerSteps
+from orchestrator.settings import DEFAULT_MAX_EPOCHS, Settings
 from orchestrator.step import build_empty_step, build_step
-from orchestrator.step_parts import EmptyStep, Step, StepParts, Window
-from orchestrator.validation_schedule import ValidationClock
+from orchestrator.step_parts import EmptyStep, Step, StepParts, Window, visible
 
 if TYPE_CHECKING:
     from orchestrator.checkpoint.contents import Resumed
     from orchestrator.engine import Engine
 
 
-def run_fit(engine: Engine) -> None:
-    """Train until a limit is reached or somebody asks to stop."""
-    sanity_check(engine)
-    engine.state.stage = "train"
-    if engine.settings.limit_train_batches == 0:
-        return
-    engine.data.load_for_fit()
-    loop = _Loop(engine)
-    engine.agree_on_stopping()
-    if loop.feed.num_batches == 0:
-        return
-    if loop.is_over():
-        engine.say(f"Nothing is left to train: epoch {engine.state.epoch}, step {engine.state.global_step}.")
-        return
-    engine.say_global_batch()
-    engine.fold_seed()
-    if not engine.module.training:
-        warnings.warn(
-            f"{type(engine.module).__qualname__} is in eval mode and is trained in it: dropout is off, and "
-            "batch statistics stay. Call module.train() before fit, unless this is meant.",
-            stacklevel=2,
-        )
-    interval = engine.settings.val_check_interval
-    if isinstance(interval, timedelta):
-        engine.validation_clock = ValidationClock(interval, alone=engine.place.world_size == 1)
-    engine.call("on_train_start")
-    engine.agree_on_stopping()
-    engine.stoppable = True
-    while not loop.is_over():
-        loop.run_epoch()
-    engine.stoppable = False
-    engine.call("on_train_end")
-
-
-def sanity_check(engine: Engine) -> None:
-    """Try some validation batches before training, leaving no trace in metrics and random streams."""
-    batches = engine.settings.num_sanity_val_steps
-    if not batches or engine.job.ckpt_path is not None or not engine.data.has_validation():
-        return
-    with rng.isolated():
-        engine.state.stage = "sanity"
-        engine.call("on_sanity_check_start")
-        engine.data.load_validation()
-        limits = [
-            min(batches, limit) if batches > 0 and limit is not None else batches if batches > 0 else limit
-            for limit in engine.data.val_limits
-        ]
-        if limits:
-            engine.evaluate("sanity", engine.data.val, limits)
-        engine.call("on_sanity_check_end")
-    engine.board.clear()
-
-
-class _Loop:
+class TrainingLoop:
     """The training loop's own state: what is looked up once, and where the running epoch stands."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.state = engine.state
-        self.settings = engine.settings
+        self.recovers = can_recover(engine)
         self.feed = engine.feed = self.make_feed()
+        self.recovery = Recovery(engine) if self.recovers else None
         self.loaded_for = engine.state.epoch
         self.manual = engine.manual
-        self.schedulers = engine.schedulers if self.manual is None else []
+        self.schedulers = SchedulerSteps(engine)
         self.window = Window()
+        self.validation = FitValidation(engine, self.window, self.schedulers)
         parts = StepParts(
             module=engine.module,
             strategy=engine.strategy,
@@ -106,21 +51,21 @@ class _Loop:
             optimizer=engine.optimizers[0] if engine.optimizers else None,
             wrapped=engine.lightning_optimizers[0] if engine.optimizers else None,
             window=self.window,
-            clip_val=self.settings.gradient_clip_val,
+            clip_val=None if engine.strategy.clips else self.settings.gradient_clip_val,
             clip_algorithm=self.settings.gradient_clip_algorithm,
+            before_commit=None if self.recovery is None else self.recovery.before_commit,
         )
         self.parts = parts
         self.step: Step
         self.empty_step: EmptyStep
         self.build_steps()
-        self.take_schedulers()
-        self.max_epochs = self.settings.max_epochs
+        self.default_epochs: int | None = None
         if (
-            self.max_epochs is None
+            self.settings.max_epochs is None
             and self.settings.max_steps == -1
             and not has_timer(engine.trainer.callbacks)
         ):
-            self.max_epochs = DEFAULT_MAX_EPOCHS
+            self.default_epochs = DEFAULT_MAX_EPOCHS
             if engine.is_global_zero:
                 warnings.warn(
                     f"Trainer(max_epochs=None) trains for {DEFAULT_MAX_EPOCHS} epochs. Set max_epochs, "
@@ -128,6 +73,11 @@ class _Loop:
                     stacklevel=2,
                 )
         self.val_every = 0
+
+    @property
+    def settings(self) -> Settings:
+        """The arguments as they are now: a hook may have set some."""
+        return self.engine.settings
 
     def build_steps(self) -> None:
         """Build what runs a batch, from the strategy's training step as it is now."""
@@ -146,6 +96,7 @@ class _Loop:
             settings.join_uneven,
         )
         feed.lends = engine.manual is not None
+        feed.keeps = self.recovers
         return feed
 
     def reload(self) -> None:
@@ -157,19 +108,13 @@ class _Loop:
         self.engine.data.reload()
         self.feed = self.engine.feed = self.make_feed()
 
-    def take_schedulers(self) -> None:
-        """Look up which schedulers step when: a callback may have replaced one."""
-        self.schedulers = self.engine.schedulers if self.manual is None else []
-        by_step = [config for config in self.schedulers if config.interval == "step"]
-        self.step_schedulers = [config for config in by_step if not config.reduce_on_plateau]
-        self.plateau_step_schedulers = [config for config in by_step if config.reduce_on_plateau]
-
     # ---------------------------------------------------------------- ends
 
     def is_over(self) -> bool:
         """Whether training has reached a limit or was asked to stop."""
-        state = self.state
-        if self.max_epochs is not None and self.max_epochs != -1 and state.epoch >= self.max_epochs:
+        epochs = self.settings.max_epochs
+        epochs = self.default_epochs if epochs is None else epochs
+        if epochs is not None and epochs != -1 and self.state.epoch >= epochs:
             return True
         return self.steps_are_over() or self.should_stop()
 
@@ -189,6 +134,9 @@ class _Loop:
 
     def run_epoch(self) -> None:
         """Train on the batches that are left of the epoch, and end it."""
+        if self.recovery is not None and self.recovery.returns:
+            self.return_to_epoch(self.recovery)
+            return
         self.reload()
         engine, state, feed = self.engine, self.state, self.feed
         resumed = engine.take_resumed()
@@ -197,27 +145,92 @@ class _Loop:
         if resumed is not None and state.epoch_batches:
             engine.train_slots.restore(resumed.metrics)
             feed.start(state.epoch, state.epoch_batches, resumed.reading, resumed.totals)
-            self.val_every = _validation_interval(engine, feed.num_batches)
+            self.val_every = self.validation.interval(feed.num_batches)
             self.window.last = self.manual is not None or not resumed.gradients
             feed.is_over = feed.is_over or state.exhausted
-            if not state.validated and self.is_validation_due():
-                self.validate()
         else:
             if resumed is not None:
                 feed.restore(resumed.reading)
             state.epoch_batches = 0
             state.validated = state.epoch_ended = state.exhausted = False
             engine.call("on_train_epoch_start")
+            if engine.hooks["on_train_epoch_start"]:
+                engine.agree_on_stopping()
             engine.accumulate = engine.trainer.accumulate_grad_batches
             feed.start(state.epoch)
-            self.val_every = _validation_interval(engine, feed.num_batches)
-        self.take_schedulers()
+            self.val_every = self.validation.interval(feed.num_batches)
+        self.schedulers.take()
         if engine.strategy.follow(engine.module):
             self.build_steps()
-        complete = self.run_batches()
-        if feed.is_used_up:
+        if self.recovery is not None and (resumed is None or not resumed.gradients):
+            self.recovery.meet()
+        if resumed is not None and not state.validated and self.is_validation_due():
+            self.validate()
+        self.finish_epoch(not self.should_stop() and self.run_batches())
+
+    def finish_epoch(self, complete: bool) -> None:
+        """End the epoch behind its batches."""
+        if self.feed.is_used_up:
             self.stop_used_up()
         self.end_epoch(complete)
+
+    def validate(self) -> None:
+        """Run validation; one behind a commit is run again where a rank is lost in it."""
+        recovery = self.recovery
+        if recovery is None or not recovery.stands:
+            self.validation.run()
+            return
+        recovery.about_to_meet()
+        self.validation.run()
+        recovery.meet()
+
+    def log_steps(self, outputs: Any) -> None:
+        """Do what belongs to a log point."""
+        self.engine.reporting.log_steps(outputs)
+        if self.engine.requeue is not None:
+            self.engine.requeue.check(self.engine)
+        if self.engine.gathered_stop is not None:
+            self.engine.gathered_stop.check(self.engine)
+        if self.recovery is not None and self.recovery.stands:
+            self.recovery.meet()
+
+    # ---------------------------------------------------------------- after a loss
+
+    def drop_steps(self) -> None:
+        """Let go of what holds the broken process group."""
+        self.step, self.empty_step = _no_step, _no_step
+
+    def read_again(self, epoch: int, batches: int, reading: ReadingState, totals: tuple[int, int]) -> Any:
+        """Stand after so many batches of the epoch, and return the last of them on the device."""
+        batch = self.feed.read_again(epoch, batches, reading, totals)
+        transfer = self.engine.transfer
+        return batch if batch is None or transfer is None else transfer(batch, 0)
+
+    def return_to_epoch(self, recovery: Recovery) -> None:
+        """Go on in an epoch where all ranks stand again after a loss."""
+        recovery.returns = False
+        engine, state, feed = self.engine, self.state, self.feed
+        self.val_every = self.validation.interval(feed.num_batches)
+        self.window.last = True
+        feed.is_over = feed.is_over or state.exhausted
+        self.schedulers.take()
+        end, recovery.left = recovery.left, None
+        if end is not None:
+            hooks = engine.hooks["on_train_batch_end"]
+            meeting = engine.hooks.of_callbacks("on_train_batch_end", meets_ranks)
+            recovery.end_batch(hooks, meeting, end)
+            if state.windows % self.settings.log_every_n_steps == 0:
+                self.log_steps(end.outputs)
+        if not state.validated and self.is_validation_due():
+            self.validate()
+        if engine.stop_agreed and self.should_stop():
+            if self.val_every and not state.validated:
+                self.validate()
+            self.finish_epoch(feed.is_over)
+        else:
+            self.finish_epoch(self.run_batches())
+
+    # ---------------------------------------------------------------- going on from a checkpoint
 
     def stop_used_up(self) -> None:
         """End training over data that can be read once and was, rather than run empty epochs."""
@@ -248,7 +261,7 @@ class _Loop:
             self.window,
             self.engine.train_slots,
         )
-        trainer, step = engine.trainer, self.step
+        trainer, step, recovery = engine.trainer, self.step, self.recovery
         told = engine.stopping.told
         batch_start = engine.hooks.of_callbacks("on_train_batch_start")
         module_batch_start = engine.hooks.of_module("on_train_batch_start")
@@ -258,7 +271,7 @@ class _Loop:
         accumulate = engine.accumulate
         log_every = self.settings.log_every_n_steps
         alone = engine.strategy.world_size == 1
-        step_schedulers = self.step_schedulers
+        step_schedulers = self.schedulers.step_by_steps if self.schedulers.by_step else None
         max_steps = self.settings.max_steps
         val_every = self.val_every
         clock_decides = None if engine.validation_clock is None else engine.validation_clock.is_due
@@ -278,6 +291,8 @@ class _Loop:
             if window.first:
                 window.size = feed.window_size(batch_idx, accumulate)
                 window.rescale = 1.0
+                if recovery is not None:
+                    recovery.open_window()
             place += 1
             window.last = place == window.size or feed.is_last
             if window.last and place != window.size:
@@ -307,12 +322,21 @@ class _Loop:
             if window.last:
                 place = 0
                 state.windows += 1
-                if step_schedulers:
-                    self.step_by_steps(step_schedulers)
+                if step_schedulers is not None:
+                    step_schedulers()
             if feed.is_last:
                 self.exhaust()
-            if batch_end and feed.has_batch:
-                seen = _visible(outputs)
+            if recovery is not None and window.last:
+                seen = visible(outputs) if batch_end and feed.has_batch else None
+                slots.enter("on_train_batch_end")
+                end = BatchEnd(
+                    outputs=outputs, seen=seen, batch=batch, has_batch=feed.has_batch, index=batch_idx
+                )
+                recovery.end_batch(batch_end, meeting, end)
+                if engine.untold:
+                    engine.tell_standing()
+            elif batch_end and feed.has_batch:
+                seen = visible(outputs)
                 slots.enter("on_train_batch_end")
                 for hook in batch_end:
                     hook(seen, batch, batch_idx)
@@ -322,11 +346,7 @@ class _Loop:
                 for hook in meeting:
                     hook(None, None, batch_idx)
             if window.last and state.windows % log_every == 0:
-                engine.reporting.log_steps(outputs)
-                if engine.requeue is not None:
-                    engine.requeue.check(engine)
-                if engine.gathered_stop is not None:
-                    engine.gathered_stop.check(engine)
+                self.log_steps(outputs)
             if told and window.last:
                 engine.stopping.check()
             if shows_progress and clock() >= due:
@@ -342,10 +362,14 @@ class _Loop:
                 self.validate()
                 val_at += val_every
             if (trainer.should_stop if alone else engine.stop_agreed) and self.should_stop():
+                if alone and window.last and not state.validated and state.windows % log_every:
+                    engine.reporting.log_steps(outputs)
                 if val_every and not state.validated:
                     self.validate()
                 break
         if feed.is_over and not state.exhausted:
+            if recovery is not None and not place:
+                recovery.meet()  # that the data has ended is known on all ranks
             self.end_late(place)
         return feed.is_last or feed.is_over
 
@@ -358,18 +382,21 @@ class _Loop:
             window.by_hand = self.engine.strategy.world_size > 1  # its backward did not reduce
             self.empty_step(None, state.epoch_batches)
             state.windows += 1
-            if self.step_schedulers:
-                self.step_by_steps(self.step_schedulers)
+            self.schedulers.step_by_steps()
+            self.exhaust()
+            if self.recovery is not None:
+                self.recovery.end_batch((), (), BatchEnd(has_batch=False, index=state.epoch_batches))
             if state.windows % self.settings.log_every_n_steps == 0:
-                self.engine.reporting.log_steps()
-        self.exhaust()
+                self.log_steps(None)
+        else:
+            self.exhaust()
         if self.val_every == validation.AT_EPOCH_END and not state.validated and state.epoch_batches:
             self.validate()
 
     def exhaust(self) -> None:
         """Note that the epoch's batches are used up, and step the schedulers that count epochs."""
         self.state.exhausted = True
-        self.step_by_epochs()
+        self.schedulers.step_by_epochs()
 
     def is_validation_due(self) -> bool:
         """Whether validation belongs after the batches that were run."""
@@ -382,33 +409,12 @@ class _Loop:
         """Return the batches of earlier epochs that count towards the next validation."""
         return validation.batches_carried(self.state.past_batches, self.settings.check_val_every_n_epoch)
 
-    def validate(self) -> None:
-        """Run validation, unless this epoch is one without."""
-        if not validation.validates_in(self.state.epoch, self.settings.check_val_every_n_epoch):
-            return
-        engine = self.engine
-        if self.window.last:
-            for hook in engine.hooks.of_module("on_validation_model_zero_grad"):
-                hook()
-        engine.rng_to_resume = rng.capture()
-        engine.evaluate("validate", engine.data.val, engine.data.val_limits, before_end=self.after_metrics)
-        if engine.validation_clock is not None:
-            engine.validation_clock.restart()
-        engine.agree_on_stopping()
-        if engine.untold:
-            engine.tell_standing()
-
-    def after_metrics(self) -> None:
-        """Take note that validation has run: a checkpoint written from here on goes on behind it."""
-        self.engine.rng_to_resume = None
-        for config in self.plateau_step_schedulers:
-            self.step_plateau(config)
-        self.state.validated = True
-
     def end_epoch(self, complete: bool) -> None:
         """Reduce the epoch's metrics, call the hooks, step plateau schedulers, save."""
-        engine, state = self.engine, self.state
+        engine, state, recovery = self.engine, self.state, self.recovery
         slots = engine.train_slots
+        if recovery is not None:
+            recovery.about_to_meet()
         reduced = self.reduce_epoch()
         others = engine.hooks.of_callbacks("on_train_epoch_end", lambda item: not watches_metrics(item))
         own = engine.hooks.of_module("on_train_epoch_end")
@@ -418,10 +424,7 @@ class _Loop:
         if others or own:
             reduced = self.reduce_epoch()
         if complete:
-            for config in self.schedulers:
-                due = (state.epoch + 1) % config.frequency == 0
-                if config.interval == "epoch" and config.reduce_on_plateau and due:
-                    self.step_plateau(config)
+            self.schedulers.step_on_epoch_end()
         state.epoch_ended = complete
         for hook in engine.hooks.of_callbacks("on_train_epoch_end", watches_metrics):
             slots.enter("on_train_epoch_end")
@@ -435,61 +438,14 @@ class _Loop:
         if engine.untold:
             engine.tell_standing()
         self.feed.close()
+        if recovery is not None:
+            recovery.meet(begun=False)
 
     def reduce_epoch(self) -> dict[tuple[str, str], float]:
         """Put the epoch's metrics on the board, reduced over ranks."""
         return self.engine.reporting.reduce(self.engine.train_slots, steps=True)
 
-    # ---------------------------------------------------------------- schedulers
 
-    def step_by_steps(self, configs: list[SchedulerConfig]) -> None:
-        """Step the schedulers that count optimizer steps."""
-        for config in configs:
-            if self.state.global_step % config.frequency == 0:
-                self.engine.step_scheduler(config, None)
-
-    def step_by_epochs(self) -> None:
-        """Step the schedulers that count epochs; before validation, like Lightning."""
-        for config in self.schedulers:
-            due = (self.state.epoch + 1) % config.frequency == 0
-            if config.interval == "epoch" and not config.reduce_on_plateau and due:
-                self.engine.step_scheduler(config, None)
-
-    def step_plateau(self, config: SchedulerConfig) -> None:
-        """Step a scheduler that watches a metric."""
-        metrics = self.engine.trainer.callback_metrics
-        value = metrics.get(config.monitor or "")
-        if value is None:
-            text = (
-                f"The scheduler watches {config.monitor!r}, which was not logged. There are "
-                f"{sorted(metrics)}. "
-                "Log it, or set 'strict': False to skip the scheduler until it appears."
-            )
-            if config.strict:
-                raise MisconfigurationError(text)
-            warnings.warn(text, stacklevel=2)
-            return
-        self.engine.step_scheduler(config, value)
-
-
-def _validation_interval(engine: Engine, num_batches: int | None) -> int:
-    """Return after how many batches validation runs: -1 at the epoch's end, 0 never."""
-    return validation.batches_between(
-        val_check_interval=engine.settings.val_check_interval,
-        check_val_every_n_epoch=engine.settings.check_val_every_n_epoch,
-        batches_in_epoch=num_batches,
-        validates=any(limit != 0 for limit in engine.data.val_limits),
-    )
-
-
-def _visible(outputs: Any) -> Any:
-    """Return what hooks see of a step's outputs: a dictionary with the detached loss, empty without one; what
-    is neither (manual optimization allows anything) as it is.
-    """
-    if isinstance(outputs, torch.Tensor):
-        return {"loss": outputs.detach()}
-    if isinstance(outputs, dict):
-        return {
-            name: item.detach() if isinstance(item, torch.Tensor) else item for name, item in outputs.items()
-        }
-    return {} if outputs is None else outputs
+def _no_step(batch: Any, batch_idx: int) -> Any:
+    """Stands for a step between two process groups."""
+    raise AssertionError("steps are built anew before the next batch")

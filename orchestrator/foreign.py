@@ -18,6 +18,7 @@ from typing import Any
 from modules.datamodule import LightningDataModule
 from modules.log import LogMixin
 from modules.module import LightningModule
+from modules.module_hooks import ModuleHooks
 from modules.optimization import OptimizationMixin
 from orchestrator.errors import MisconfigurationError
 
@@ -46,7 +47,7 @@ _SERVICES = frozenset(
     }
 )
 """Methods of a module that reach into its trainer."""
-_OURS = (OptimizationMixin, LogMixin, LightningModule)
+_OURS = (OptimizationMixin, LogMixin, ModuleHooks, LightningModule)
 """Where ours are defined."""
 _INSIDE_LIGHTNING = {
     ("callbacks.batch_size_finder", "BatchSizeFinder"),

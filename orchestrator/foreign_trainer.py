@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from orchestrator import foreign
+from orchestrator.adjusting import FitLoop
 
 if TYPE_CHECKING:
     from orchestrator.engine import Engine
@@ -81,17 +82,7 @@ class ForeignTrainer:
     @property
     def fit_loop(self) -> Any:
         """The places in Lightning's training loop that its callbacks read."""
-        engine, state = self._engine, self._ours.state
-        validates = bool(engine.data.val)
-        return SimpleNamespace(
-            max_epochs=self._ours.max_epochs,
-            epoch_loop=SimpleNamespace(
-                _batches_that_stepped=state.windows,
-                _should_check_val_epoch=lambda: validates,
-                batch_progress=SimpleNamespace(is_last_batch=self._ours.is_last_batch),
-                val_loop=SimpleNamespace(_has_run=state.validated),
-            ),
-        )
+        return ForeignFitLoop(self._ours, self._engine)
 
     @property
     def predict_loop(self) -> Any:
@@ -103,6 +94,41 @@ class ForeignTrainer:
         ours = self._ours
         due = (ours.global_step + 1) % ours.log_every_n_steps == 0 or ours.should_stop
         return SimpleNamespace(should_update_logs=due)
+
+
+class ForeignFitLoop(FitLoop):
+    """The places in Lightning's training loop that its callbacks read; limits can be set too.
+
+    Args:
+        trainer: Ours.
+        engine: Its run.
+    """
+
+    __slots__ = ("_engine", "_ours")
+    _engine: Engine
+    _ours: Trainer
+
+    def __init__(self, trainer: Trainer, engine: Engine) -> None:
+        super().__init__(trainer)
+        object.__setattr__(self, "_engine", engine)
+        object.__setattr__(self, "_ours", trainer)
+
+    @property
+    def _batches_that_stepped(self) -> int:
+        return self._ours.state.windows
+
+    @property
+    def batch_progress(self) -> Any:
+        """Where the epoch stands."""
+        return SimpleNamespace(is_last_batch=self._ours.is_last_batch)
+
+    @property
+    def val_loop(self) -> Any:
+        """Whether validation has run behind the last batch."""
+        return SimpleNamespace(_has_run=self._ours.state.validated)
+
+    def _should_check_val_epoch(self) -> bool:
+        return bool(self._engine.data.val)
 
 
 class ForeignStrategy:

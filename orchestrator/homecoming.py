@@ -9,6 +9,7 @@ is named in one warning.
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import warnings
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from modules.module import LightningModule
 from orchestrator import foreign
 from orchestrator.board import Board
 from orchestrator.metric_objects import is_synced
+from orchestrator.settings import Settings
 from orchestrator.state import TrainState
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class Luggage:
         board: The metrics.
         batch_counts: Batches of each loader, by kind of data.
         should_stop: Whether somebody asked to stop.
+        settings: The arguments; hooks may have set some.
         rng: The random state.
         result: What the call returns.
         stopped: What left the call on all ranks at once, though nothing failed; or None.
@@ -62,6 +65,7 @@ class Luggage:
     board: Board
     batch_counts: dict[str, list[int | float]]
     should_stop: bool
+    settings: Settings
     rng: dict[str, Any]
     result: Any
     stopped: BaseException | None
@@ -96,6 +100,17 @@ def apply_standing(trainer: Trainer, job: Job, standing: Standing) -> None:
     trainer.state.stage = ""
 
 
+def checkpoints_of(trainer: Trainer, job: Job, standing: Standing) -> list[str]:
+    """Return the files that callbacks had written by then and that this process sees."""
+    known = dict(_known(trainer, job))
+    paths = []
+    for data in standing.callbacks:
+        for values in _load(data, known).values():
+            names = (values.get("best_model_path"), values.get("last_model_path"))
+            paths += [str(name) for name in (*names, *(values.get("best_k_models") or ())) if name]
+    return [path for path in dict.fromkeys(paths) if os.path.isfile(path)]
+
+
 def pack(trainer: Trainer, job: Job, result: Any, stopped: BaseException | None) -> Luggage:
     """Return what the driver needs to be as if the job had run there."""
     names = {id(item): name for name, item in _known(trainer, job)}
@@ -113,6 +128,7 @@ def pack(trainer: Trainer, job: Job, result: Any, stopped: BaseException | None)
         board=trainer.board,
         batch_counts=_batch_counts(trainer),
         should_stop=trainer.should_stop,
+        settings=trainer.settings,
         rng=state_rng,
         result=result,
         stopped=stopped,
@@ -128,6 +144,7 @@ def unpack(trainer: Trainer, job: Job, luggage: Luggage) -> Any:
     trainer.board = luggage.board
     trainer.batch_counts = luggage.batch_counts
     trainer.should_stop = luggage.should_stop
+    trainer.settings = luggage.settings
     rng.restore(luggage.rng)
     if luggage.left:
         warnings.warn(

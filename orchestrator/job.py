@@ -24,6 +24,7 @@ class Job:
         return_predictions: Keep what predict_step returns.
         verbose: Print the metrics of validate and test.
         compile: Keyword arguments of ``torch.compile`` for the steps; None compiles nothing.
+        only_tunes: The call is a search by a callback on copies: the module itself gets no optimizers.
     """
 
     fn: str
@@ -34,3 +35,4 @@ class Job:
     return_predictions: bool = True
     verbose: bool = True
     compile: dict[str, Any] | None = None
+    only_tunes: bool = False

@@ -33,6 +33,7 @@ from orchestrator.sweep.stopped import TrialStopped
 if TYPE_CHECKING:
     from cluster.context import WorkerContext
     from cluster.spec import GroupSpec
+    from orchestrator.homecoming import Standing
     from orchestrator.trainer import Trainer
 
 _log = logging.getLogger("orchestrator")
@@ -61,7 +62,7 @@ def run_in_process(trainer: Trainer, job: Job, plan: Plan, show: Show | None) ->
 
 def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None) -> Any:
     """Run the job on a worker group, warm if there is one, and return what its entry point returns."""
-    from cluster import pool
+    from cluster import RecoveryPolicy, RunLost, pool
     from orchestrator.homecoming import Luggage, Standing, apply_standing, unpack
 
     trial = trainer.trial
@@ -78,23 +79,33 @@ def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None)
         elif show is not None:
             show(event)
 
+    settings = trainer.settings
+    policy = RecoveryPolicy(max_failures=settings.max_failures, wait_s=settings.replacement_timeout_s)
+    state = rng.capture()
     desk: GroupDesk | None = None
     try:
         with pool.lease(spec) as group, contextlib.ExitStack() as open_desk:
             if job.fn == "fit":
                 desk = GroupDesk(group, trainer.preemption_notice)
                 open_desk.enter_context(desk.open())
-            outcomes = group.run(
-                run_on_worker,
-                trainer,
-                job,
-                seeds,
-                rng.capture(),
-                show is not None,
-                on_event=on_event,
-                on_ask=None if trial is None else lambda rank, question: trial.answer(question),
-                on_notice=None if desk is None else desk.take,
-            )
+            while True:
+                try:
+                    outcomes = group.run(
+                        run_on_worker,
+                        trainer,
+                        job,
+                        seeds,
+                        state,
+                        show is not None,
+                        on_event=on_event,
+                        on_ask=None if trial is None else lambda rank, question: trial.answer(question),
+                        on_recovered=lambda recovered: _say(recovered.describe()),
+                        on_notice=None if desk is None else desk.take,
+                        recovery=policy if settings.max_failures else None,
+                    )
+                    break
+                except RunLost:
+                    job = _again(trainer, job, standing)
             open_desk.close()
             if desk is not None and desk.leaves:
                 group.shutdown()
@@ -121,6 +132,19 @@ def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None)
     return result
 
 
+def _again(trainer: Trainer, job: Job, standing: list[Standing]) -> Job:
+    """Return the job to run after one that could not go on: from its newest checkpoint, or from the start."""
+    from orchestrator.homecoming import checkpoints_of
+
+    found = [path for path in (checkpoints_of(trainer, job, standing[-1]) if standing else ()) if path]
+    newest = max(found, key=os.path.getmtime, default=None) if job.fn == "fit" else None
+    if newest is None:
+        _say(f"{job.fn} starts again: what a lost worker alone knew is in no checkpoint.")
+        return job
+    _say(f"{job.fn} goes on from {newest}.")
+    return replace(job, ckpt_path=newest)
+
+
 def run_on_worker(
     context: WorkerContext,
     trainer: Trainer,
@@ -134,6 +158,8 @@ def run_on_worker(
 
     from orchestrator.homecoming import pack, take_standing
 
+    if context.joining:
+        context.rejoin()
     os.environ.update(seeds)
     rng.restore(state)
     place = Place(
@@ -148,6 +174,8 @@ def run_on_worker(
         told=context.signals,
         standing=take_standing,
         pickler=cloudpickle.CloudPickler,
+        peers=context if context.recovers else None,
+        joins=context.joining,
     )
     context.where = lambda: f"epoch {trainer.state.epoch}, step {trainer.state.global_step}"
     context.hidden = ("orchestrator", "modules")

@@ -43,14 +43,13 @@ class LightningOptimizer:
         conductor: Runs `step`; None outside of training.
     """
 
-    __slots__ = ("__weakref__", "_module", "_optimizer", "conductor", "raw_step")
+    __slots__ = ("__weakref__", "_module", "_optimizer", "conductor")
 
     def __init__(self, optimizer: Optimizer, module: Any) -> None:
         put = object.__setattr__
         put(self, "_optimizer", optimizer)
         put(self, "_module", module)
         put(self, "conductor", None)
-        put(self, "raw_step", optimizer.step)
 
     @property
     def optimizer(self) -> Optimizer:
@@ -74,7 +73,8 @@ class LightningOptimizer:
             )
         if self.conductor is not None:
             return self.conductor.step(self, closure, options)
-        return self.raw_step(**options) if closure is None else self.raw_step(closure=closure, **options)
+        step = self._optimizer.step
+        return step(**options) if closure is None else step(closure=closure, **options)
 
     @contextmanager
     def toggle_model(self, sync_grad: bool = True) -> Iterator[None]:
@@ -154,14 +154,14 @@ def run_step(
         return loss
     if closure is None:
         finish()
-        return optimizer.raw_step(**options)
+        return optimizer.optimizer.step(**options)
 
     def finished() -> Any:
         loss = closure()
         finish()
         return loss
 
-    return optimizer.raw_step(closure=finished, **options)
+    return optimizer.optimizer.step(closure=finished, **options)
 
 
 def has_gradients(optimizer: Optimizer) -> bool:

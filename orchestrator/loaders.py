@@ -61,6 +61,12 @@ class Loaders:
             self._count("train", [self.train], [self.limit("train", self.train)])
         return self.train
 
+    def forget_training(self) -> bool:
+        """Drop training data that was loaded early, for an estimate; return whether there was any."""
+        loaded, self.train = self.train is not None, None
+        self._engine.trainer.batch_counts.pop("train", None)
+        return loaded
+
     def has_validation(self) -> bool:
         """Whether fit validates: there is a validation step, data for it, and no limit of 0."""
         engine = self._engine

@@ -29,6 +29,11 @@ ARGUMENTS = (
 )
 """The arguments that must stay the same from call to call, in the order in which they are compared."""
 
+_TRUTHS: dict[str, tuple[bool | None, ...]] = {
+    **dict.fromkeys(("prog_bar", "sync_dist", "add_dataloader_idx", "rank_zero_only"), (True, False)),
+    **dict.fromkeys(("logger", "on_step", "on_epoch"), (True, False, None)),
+}
+
 _FUNCTIONS: tuple[tuple[Any, str], ...] = (
     (torch.mean, "mean"),
     (torch.sum, "sum"),
@@ -99,6 +104,12 @@ def choose(name: Any, hook: str, arguments: tuple[Any, ...], attribute: str | No
             f"self.log({name!r}, ...) has a loader's number in its name, which is added where it belongs. "
             "Leave it out, or use add_dataloader_idx=False."
         )
+    for option, value in zip(ARGUMENTS, arguments, strict=True):
+        allowed = _TRUTHS.get(option)
+        if allowed is not None and value not in allowed:
+            raise MisconfigurationError(
+                f"self.log({name!r}, {option}={value!r}). Use {' or '.join(map(str, allowed))}."
+            )
     if hook in log_hooks.EPOCH_ONLY and on_step:
         raise MisconfigurationError(
             f"self.log({name!r}, on_step=True) in {hook}: there is no step. Leave on_step out."

@@ -21,7 +21,7 @@ from orchestrator.batch_size import find_batch_size, sizes_in
 from orchestrator.errors import MisconfigurationError
 from orchestrator.log_choices import Choices, choose, describe_change
 from orchestrator.log_reduction import Record
-from orchestrator.log_values import number, one_element, to_host
+from orchestrator.log_values import number, one_element, size, to_host
 from orchestrator.metric_objects import MetricObjects, is_metric
 from orchestrator.slot import Slot
 
@@ -122,7 +122,12 @@ class LogSlots:
             slot = self._make(table, name, value, arguments)
         weight: float = 1
         if slot.weighs:
-            weight = batch_size or self.batch_size or self._measure_batch(name)
+            if batch_size is None:
+                weight = self.batch_size or self._measure_batch(name)
+            else:
+                weight = (
+                    batch_size if batch_size.__class__ is int and batch_size >= 0 else size(name, batch_size)
+                )
         if slot.attribute is not None:
             self._add_metric(slot, slot.attribute, value)
         elif value.__class__ is float:

@@ -58,6 +58,22 @@ def number(name: str, value: Any) -> float:
     return float(value)
 
 
+def size(name: str, value: Any) -> float:
+    """Return a batch's size that was given as something else than a whole number of at least 0.
+
+    A tensor is read, so the caller waits for its device.
+
+    Raises:
+        MisconfigurationError: It is no number of at least 0.
+    """
+    is_number = isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
+    if isinstance(value, bool) or not is_number or not 0 <= float(value) < math.inf:
+        raise MisconfigurationError(
+            f"self.log({name!r}, batch_size={value!r}). Use a number of at least 0: what the value weighs."
+        )
+    return float(value)
+
+
 def to_host(tensors: Sequence[Tensor | None], numbers: Sequence[float]) -> list[float]:
     """Return the tensors' values, and the numbers where there is none, with one copy for each device."""
     values = list(numbers)

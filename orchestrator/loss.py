@@ -133,10 +133,8 @@ class LossCounts:
         A window whose counts add up to 0 gives gradients of 0; one whose counts on a device add up to less
         gives NaN.
         """
-        gradients = [item.grad for item in parameters if item.grad is not None]
         if strategy.world_size == 1 and self._on_device is None:
-            if gradients:
-                torch._foreach_mul_(gradients, 1.0 / self._on_host if self._on_host else 0.0)
+            strategy.scale_gradients(parameters, 1.0 / self._on_host if self._on_host else 0.0)
             return
         count = self._on_device
         if count is None:
@@ -147,5 +145,4 @@ class LossCounts:
         count = strategy.add_up(count)
         factor = torch.where(count >= 0, strategy.world_size / count, torch.nan)
         factor = torch.where(count == 0, 0.0, factor)
-        if gradients:
-            torch._foreach_mul_(gradients, factor)
+        strategy.scale_gradients(parameters, factor)

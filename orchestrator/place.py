@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -19,6 +19,36 @@ def _silence(event: object) -> None:
 def _no_answer(question: object) -> object:
     """Answer None: nobody is asked."""
     return None
+
+
+class Peers(Protocol):
+    """What a rank needs of the group to go on after the loss of another.
+
+    Attributes:
+        joining: This rank replaces one that was lost, and has met nobody yet.
+    """
+
+    joining: bool
+
+    def is_broken(self, error: BaseException) -> bool:
+        """Whether an exception comes of the loss of a peer."""
+        ...
+
+    def rejoin(self) -> int:
+        """Leave the broken process group and form the next one with the replacements."""
+        ...
+
+    def hand_over(self, number: int, data: bytes) -> None:
+        """Give what this rank alone knows to its holder, and wait for what this rank holds for others."""
+        ...
+
+    def held(self) -> dict[int, dict[int, bytes]]:
+        """Return what this rank holds for others: by rank, then by number."""
+        ...
+
+    def note_progress(self, count: int) -> None:
+        """Say how far this rank has come: a growing count."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +67,8 @@ class Place:
         ask: Send a question to the driver and wait for its answer.
         told: What the driver has said meanwhile, by name.
         standing: Makes what `emit` tells the driver after a checkpoint; None where there is no other driver.
+        peers: How to go on after the loss of another rank; None where a loss ends the run.
+        joins: This rank takes the place of one that was lost.
         pickler: Pickles what a loader's worker processes get; None for torch's own way.
     """
 
@@ -51,4 +83,6 @@ class Place:
     ask: Callable[[object], object] = _no_answer
     told: dict[str, object] = field(default_factory=dict)
     standing: Callable[[Any, Any], object] | None = None
+    peers: Peers | None = None
+    joins: bool = False
     pickler: type[Any] | None = None

@@ -10,16 +10,17 @@ be started with, so that what is said is what happens. Arguments that contradict
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from cluster.errors import SpecError
 from cluster.spec import GroupSpec
 from orchestrator import environments
 from orchestrator.environments import Launched
 from orchestrator.errors import MisconfigurationError
+from orchestrator.group_plan import Reservation, Workers, backend_of, make_group_spec, refuse_contradiction
 from orchestrator.precision import check_precision
 from orchestrator.settings import Settings
-from orchestrator.strategies.specs import FSDPStrategy
+from orchestrator.strategies.deepspeed_config import check_deepspeed
+from orchestrator.strategies.specs import DeepSpeedStrategy, FSDPStrategy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,23 +68,9 @@ class Plan:
             return f"Runs in this process on {self.device}, precision {self.precision}."
         workers = f"{self.num_workers} Ray worker{'s' if self.num_workers > 1 else ''}"
         nodes = "" if self.num_nodes is None else f" on {self.num_nodes} nodes"
-        kind = _say_gpus(self.group.resource("GPU"))
+        kind = _say_gpus(self.group.resource("GPU")) + _say_place(self.group)
         how = f"strategy {self.strategy} over {self.backend}, precision {self.precision}"
         return f"Runs on {workers}{nodes}, {kind}: {how}."
-
-
-class Reservation(Protocol):
-    """The part of a sweep's trial that a plan is made from.
-
-    Attributes:
-        num_workers: Workers that it has reserved; 0 when it trains in its own process.
-    """
-
-    num_workers: int
-
-    def group_spec(self, num_workers: int, **options: Any) -> GroupSpec:
-        """Return what to start in the place that is reserved; refuse another number of workers."""
-        ...
 
 
 def make_plan(
@@ -114,7 +101,7 @@ def make_plan(
     if launched is not None and scaling_config is None and placement_group is None and reservation is None:
         return _plan_launched(settings, launched, use_gpu, cuda_devices)
     if scaling_config is not None:
-        _refuse_contradiction(settings, scaling_config)
+        refuse_contradiction(settings, scaling_config)
         num_workers, num_nodes = scaling_config.num_workers, None
     else:
         per_node = _devices_per_node(settings, use_gpu, cuda_devices, reservation)
@@ -126,6 +113,11 @@ def make_plan(
             f"Trainer({_say_wish(settings)}): torch sees no GPU in this process. "
             "Use accelerator='cpu', or install a build of torch that knows this machine's GPUs."
         )
+    if not on_group and settings.spares:
+        raise MisconfigurationError(
+            f"Trainer(spares={settings.spares}): spares stand by for lost workers, and this run has none: it "
+            "stays in this process. Leave spares out, or use devices of at least 2."
+        )
     device = _device_here(settings, use_gpu, cuda_devices, mps, on_group)
     if on_group and settings.strategy == "single" and num_workers > 1:
         raise MisconfigurationError(
@@ -134,8 +126,8 @@ def make_plan(
         )
     group = None
     if on_group:
-        workers = _Workers(number=num_workers, num_nodes=num_nodes, use_gpu=use_gpu)
-        group = _group_spec(settings, workers, scaling_config, placement_group, reservation)
+        workers = Workers(number=num_workers, num_nodes=num_nodes, use_gpu=use_gpu)
+        group = make_group_spec(settings, workers, scaling_config, placement_group, reservation)
         use_gpu = group.resource("GPU") > 0
     strategy = _strategy_of(settings, num_workers, "cuda" if use_gpu else "cpu")
     check_precision(
@@ -158,6 +150,11 @@ def make_plan(
 def _plan_launched(settings: Settings, launched: Launched, use_gpu: bool, cuda_devices: int) -> Plan:
     """Return the plan of one of several processes that a launcher started: it stays where it is."""
     environments.check(launched, settings.devices, settings.num_nodes)
+    if settings.spares:
+        raise MisconfigurationError(
+            f"Trainer(spares={settings.spares}): {launched.launcher} started the processes of this run, and "
+            "only it can replace them. Leave spares out."
+        )
     if settings.strategy == "single":
         raise MisconfigurationError(
             f"Trainer(strategy='single') runs one process, and {launched.launcher} started "
@@ -179,7 +176,7 @@ def _plan_launched(settings: Settings, launched: Launched, use_gpu: bool, cuda_d
         use_gpu=use_gpu,
         device=f"cuda:{number}" if use_gpu else "cpu",
         strategy=_strategy_of(settings, launched.world_size, "cuda" if use_gpu else "cpu"),
-        backend=_backend_of(settings) or ("nccl" if use_gpu else "gloo"),
+        backend=backend_of(settings) or ("nccl" if use_gpu else "gloo"),
         precision=settings.precision,
         launched=launched,
         notes=() if not settings.strategy_note else (f"strategy 'ddp' is what {launched.launcher} started",),
@@ -224,12 +221,9 @@ def _strategy_of(settings: Settings, num_workers: int, device_type: str) -> str:
             "Trainer(strategy='fsdp', sync_batchnorm=True): sharded layers are not synchronised. "
             "Use strategy='ddp', or normalisation that does not look at the batch."
         )
-    return "fsdp" if settings.strategy == "fsdp" else "ddp"
-
-
-def _backend_of(settings: Settings) -> str | None:
-    """Return the backend that the strategy insists on."""
-    return getattr(settings.strategy_spec, "process_group_backend", None)
+    if isinstance(spec, DeepSpeedStrategy):
+        check_deepspeed(settings)
+    return settings.strategy if settings.strategy in ("fsdp", "deepspeed") else "ddp"
 
 
 def _notes(settings: Settings, on_group: bool) -> tuple[str, ...]:
@@ -240,58 +234,6 @@ def _notes(settings: Settings, on_group: bool) -> tuple[str, ...]:
             "says from which"
         )
     return tuple(notes)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Workers:
-    """The workers that devices, nodes and accelerator ask for."""
-
-    number: int
-    num_nodes: int | None
-    use_gpu: bool
-
-
-def _group_spec(
-    settings: Settings,
-    workers: _Workers,
-    scaling_config: Any,
-    placement_group: Any,
-    reservation: Reservation | None,
-) -> GroupSpec:
-    """Return what the group is started with; a placement group goes before a trial's reservation."""
-    options: dict[str, Any] = {
-        "start_timeout_s": settings.start_timeout_s,
-        "collective_timeout_s": settings.collective_timeout_s,
-        "threads": settings.threads_per_worker,
-    }
-    backend = _backend_of(settings)
-    if backend is not None:
-        options["backend"] = backend
-    resources = None if settings.resources_per_worker is None else dict(settings.resources_per_worker)
-    try:
-        if placement_group is not None:
-            options["placement_group"] = placement_group
-        if placement_group is None and reservation is not None:
-            spec = reservation.group_spec(workers.number, **options)
-        elif scaling_config is not None:
-            spec = GroupSpec.from_scaling_config(scaling_config, **options)
-        else:
-            spec = GroupSpec.create(
-                workers.number,
-                num_nodes=workers.num_nodes,
-                use_gpu=workers.use_gpu,
-                resources_per_worker=resources,
-                **options,
-            )
-    except SpecError as error:
-        raise MisconfigurationError(f"The Trainer's arguments ask for an impossible group: {error}") from None
-    gpus = spec.resource("GPU")
-    if settings.accelerator in ("cpu", "gpu", "cuda") and (settings.accelerator == "cpu") != (gpus == 0):
-        raise MisconfigurationError(
-            f"Trainer(accelerator={settings.accelerator!r}) contradicts workers that have {gpus:g} GPUs "
-            "each. Leave accelerator out, or change what a worker reserves."
-        )
-    return spec
 
 
 def _wants_gpu(settings: Settings, cuda_devices: int) -> bool:
@@ -316,6 +258,18 @@ def _say_gpus(gpus: float) -> str:
     return "one GPU each" if gpus == 1 else f"{gpus:g} GPU{'s' if gpus > 1 else ''} each"
 
 
+def _say_place(group: GroupSpec) -> str:
+    """Return what else was asked about the places of the workers, and how many stand by."""
+    strategy, labels = group.placement_strategy, sorted(set(group.label_selectors))
+    parts = [] if strategy == "PACK" else [f"placed by {strategy}"]
+    if any(labels):
+        said = "; ".join(" and ".join(f"{name}={value}" for name, value in item) or "any" for item in labels)
+        parts.append(f"on nodes with {said}")
+    if group.spares:
+        parts.append(f"{group.spares} spare{'s' if group.spares > 1 else ''} standing by")
+    return "".join(f", {part}" for part in parts)
+
+
 def _devices_per_node(
     settings: Settings, use_gpu: bool, cuda_devices: int, reservation: Reservation | None
 ) -> int:
@@ -331,37 +285,3 @@ def _devices_per_node(
     if reservation is not None and reservation.num_workers:
         return reservation.num_workers
     return cuda_devices if use_gpu and cuda_devices else 1
-
-
-def _refuse_contradiction(settings: Settings, scaling_config: Any) -> None:
-    workers = scaling_config.num_workers
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise MisconfigurationError(
-            f"Trainer(scaling_config=...) has num_workers={workers!r}. Use one whole number of at least 1; a "
-            "range is not supported."
-        )
-    asked = settings.devices if isinstance(settings.devices, int) else None
-    if isinstance(settings.devices, tuple):
-        asked = len(settings.devices)
-    if asked is not None and asked * settings.num_nodes != workers:
-        raise MisconfigurationError(
-            f"Trainer(devices={asked}, num_nodes={settings.num_nodes}) asks for "
-            f"{asked * settings.num_nodes} workers and "
-            f"scaling_config for {workers}. Leave one of them out."
-        )
-    if settings.num_nodes > 1:
-        raise MisconfigurationError(
-            f"Trainer(num_nodes={settings.num_nodes}) and scaling_config both say where workers go. "
-            "Leave num_nodes out and use scaling_config's placement_strategy."
-        )
-    if settings.resources_per_worker is not None:
-        raise MisconfigurationError(
-            f"Trainer(resources_per_worker={dict(settings.resources_per_worker)!r}) and scaling_config both "
-            "say what a worker reserves. Leave it out, and give scaling_config the resources_per_worker."
-        )
-    gpu = bool(getattr(scaling_config, "use_gpu", False))
-    if (settings.accelerator == "cpu" and gpu) or (settings.accelerator in ("gpu", "cuda") and not gpu):
-        raise MisconfigurationError(
-            f"Trainer(accelerator={settings.accelerator!r}) contradicts scaling_config's use_gpu={gpu}. "
-            "Leave accelerator out."
-        )

@@ -146,6 +146,11 @@ class Precision:
 
             float8.revert(module)
 
+    def forget_step(self) -> None:
+        """Forget of a step that is run again what the scaler has unscaled of it."""
+        if self.scaler is not None:
+            self.scaler._per_optimizer_states.clear()  # nothing public does without counting the step
+
     def state_dict(self) -> dict[str, Any]:
         """Return the scaler's state; empty without one."""
         return {} if self.scaler is None else self.scaler.state_dict()

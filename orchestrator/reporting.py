@@ -93,6 +93,7 @@ class Reporting:
                 if slot.choices.logger
             },
             place,
+            with_epoch=False,
         )
 
     def reduce(self, slots: LogSlots, *, steps: bool = False) -> dict[tuple[str, str], float]:
@@ -192,9 +193,10 @@ class Reporting:
         state = self._engine.state
         return max(0, state.windows - 1) if self._engine.job.fn == "fit" else state.global_step
 
-    def _send(self, metrics: dict[str, float], step: int) -> None:
+    def _send(self, metrics: dict[str, float], step: int, *, with_epoch: bool = True) -> None:
         if metrics and self._engine.is_global_zero:
-            metrics.setdefault("epoch", self._engine.state.epoch)
+            if with_epoch:  # batches of an evaluation have numbers of their own
+                metrics.setdefault("epoch", self._engine.state.epoch)
             if "step" in metrics:
                 step = int(metrics.pop("step"))
             for logger in self._engine.trainer.loggers:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -20,6 +20,7 @@ from orchestrator.precision import parse_precision
 from orchestrator.strategies.names import parse_strategy
 from orchestrator.strategies.specs import Spec, timeout_s
 
+DEFAULT_MAX_FAILURES = 3
 DEFAULT_MAX_EPOCHS = 1000
 """Epochs of a fit for which neither epochs nor steps were given."""
 _LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches")
@@ -30,7 +31,7 @@ class Settings:
     """The Trainer's arguments, as `Trainer` documents them.
 
     Attributes:
-        strategy: auto, single, ddp or fsdp.
+        strategy: auto, single, ddp, fsdp or deepspeed.
         strategy_spec: What the strategy's name or instance says in detail; None for auto.
         strategy_note: What the plan adds about a name that means something else in Lightning.
         devices: A number, ``"auto"``, or the numbers of GPUs.
@@ -75,6 +76,9 @@ class Settings:
     default_root_dir: str = "."
     resources_per_worker: tuple[tuple[str, float], ...] | None = None
     threads_per_worker: int | None = None
+    spares: int = 0
+    max_failures: int = DEFAULT_MAX_FAILURES
+    replacement_timeout_s: float = 300.0
     start_timeout_s: float = 60.0
     collective_timeout_s: float = 1800.0
     sync_batchnorm: bool = False
@@ -106,6 +110,8 @@ class Settings:
         values["compile"] = parse_compile(values["compile"])
         for name, least, optional in _WHOLE_NUMBERS:
             values[name] = _whole(name, values[name], least, optional)
+        if values["min_steps"] is not None and values["min_epochs"] is None:
+            values["min_epochs"] = 1  # Lightning's: who asks for steps gets a whole epoch
         values["max_time"] = parse_duration("Trainer(max_time=", values["max_time"])
         for name in _LIMITS:
             values[name] = _limit(name, values[name])
@@ -114,26 +120,19 @@ class Settings:
             values.update(dict.fromkeys(_LIMITS[:2], values["overfit_batches"]))
         values["fast_dev_run"] = _fast_dev_run(values["fast_dev_run"])
         values["val_check_interval"] = _check_interval(values["val_check_interval"])
-        values["num_sanity_val_steps"] = (
-            2 if values["num_sanity_val_steps"] is None else values["num_sanity_val_steps"]
-        )
-        values["log_every_n_steps"] = (
-            50 if values["log_every_n_steps"] is None else values["log_every_n_steps"]
-        )
+        for name, default in _DEFAULTS.items():
+            values[name] = default if values[name] is None else values[name]
         _check_clipping(values["gradient_clip_val"], values["gradient_clip_algorithm"])
         for name in ("enable_checkpointing", "enable_progress_bar", "enable_model_summary"):
             values[name] = True if values[name] is None else values[name]
         for name in _SWITCHES:
             _check_switch(name, values[name])
-        if values["check_val_every_n_epoch"] is None and isinstance(values["val_check_interval"], float):
-            raise MisconfigurationError(
-                "Trainer(check_val_every_n_epoch=None, "
-                f"val_check_interval={values['val_check_interval']}): validation that is not "
-                "tied to epochs needs val_check_interval as a number of batches or a length of time."
-            )
+        _check_validation(values["check_val_every_n_epoch"], values["val_check_interval"])
         values["default_root_dir"] = _root(values["default_root_dir"])
         values["resources_per_worker"] = _resources(values["resources_per_worker"])
-        for name in ("start_timeout_s", "collective_timeout_s"):
+        if values["max_failures"] is None:
+            values["max_failures"] = DEFAULT_MAX_FAILURES
+        for name in ("start_timeout_s", "collective_timeout_s", "replacement_timeout_s"):
             _check_seconds(name, values[name])
         values["collective_timeout_s"] = timeout_s(values["strategy_spec"]) or values["collective_timeout_s"]
         if values["benchmark"] is not None:
@@ -141,6 +140,28 @@ class Settings:
         if values["fast_dev_run"]:
             values.update(_what_fast_dev_run_sets(values["fast_dev_run"]))
         return cls(**values)
+
+    def adjusted(self, name: str, value: Any) -> Settings:
+        """Return the settings with one argument as ``trainer.name = value`` sets it, checked likewise.
+
+        Raises:
+            MisconfigurationError: It cannot be that, by itself or beside the others.
+        """
+        try:
+            if name in _LIMITS:
+                value = _limit(name, value)
+            elif name == "val_check_interval":
+                value = _check_interval(value)
+            elif name in _WHOLE:
+                value = _DEFAULTS.get(name) if value is None else value
+                value = _whole(name, value, *_WHOLE[name])
+            changed = replace(self, **{name: value})
+            _check_clipping(changed.gradient_clip_val, changed.gradient_clip_algorithm)
+            _check_validation(changed.check_val_every_n_epoch, changed.val_check_interval)
+        except MisconfigurationError as error:
+            text = str(error).replace(f"Trainer({name}={value!r})", f"trainer.{name} = {value!r}", 1)
+            raise MisconfigurationError(text) from None
+        return changed
 
 
 _WHOLE_NUMBERS: tuple[tuple[str, int, bool], ...] = (
@@ -155,7 +176,11 @@ _WHOLE_NUMBERS: tuple[tuple[str, int, bool], ...] = (
     ("log_every_n_steps", 1, True),
     ("accumulate_grad_batches", 1, False),
     ("threads_per_worker", 1, True),
+    ("spares", 0, False),
+    ("max_failures", -1, True),
 )
+_WHOLE = {name: (least, optional) for name, least, optional in _WHOLE_NUMBERS}
+_DEFAULTS = {"num_sanity_val_steps": 2, "log_every_n_steps": 50}
 _SWITCHES = (
     "inference_mode",
     "use_distributed_sampler",
@@ -258,7 +283,7 @@ def _check_interval(value: Any) -> int | float | timedelta:
                 "1 to validate after every batch."
             )
         return found
-    if isinstance(value, float) and value > 1.0 and value == int(value):
+    if isinstance(value, float) and value > 1.0 and value.is_integer():
         return int(value)
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
     share = isinstance(value, float) and 0.0 < value <= 1.0
@@ -268,6 +293,14 @@ def _check_interval(value: Any) -> int | float | timedelta:
             "number of batches, or a length of time as 'DD:HH:MM:SS'."
         )
     return value  # type: ignore[no-any-return]
+
+
+def _check_validation(every_n_epoch: int | None, interval: int | float | timedelta) -> None:
+    if every_n_epoch is None and isinstance(interval, float):
+        raise MisconfigurationError(
+            f"Trainer(check_val_every_n_epoch=None, val_check_interval={interval}): validation that is not "
+            "tied to epochs needs val_check_interval as a number of batches or a length of time."
+        )
 
 
 def _check_clipping(value: Any, algorithm: Any) -> None:

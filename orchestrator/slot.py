@@ -137,7 +137,7 @@ class Slot:
             self.stepped = True
         if self.on_epoch:
             if not self.extreme:
-                self.host_sum += value * weight
+                self.host_sum += value * weight if weight else 0.0
             elif self.reduce == "min":
                 self.host_sum = min(self.host_sum, value) if value == value else value
             else:
@@ -159,7 +159,8 @@ class Slot:
             if self.total is None or self.total.device != value.device:
                 self._make_total(value)
             if not self.extreme:
-                self.total.add_(value, alpha=weight)  # type: ignore[union-attr]
+                if weight:  # what weighs nothing may be NaN
+                    self.total.add_(value, alpha=weight)  # type: ignore[union-attr]
             else:
                 pick = torch.minimum if self.reduce == "min" else torch.maximum
                 pick(self.total, value.to(self.total.dtype), out=self.total)  # type: ignore[union-attr, arg-type]

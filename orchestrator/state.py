@@ -47,6 +47,16 @@ class TrainState:
     epoch_ended: bool = False
     accumulate: int = 0
 
+    @property
+    def finished(self) -> bool:
+        """Whether the last call came to its end."""
+        return self.status == "finished"
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the last call ended, by itself or by an exception."""
+        return self.status in ("finished", "interrupted")
+
     def end_epoch(self, batches: int, samples: int) -> None:
         """Count an epoch of so many batches and samples, over all ranks, and stand before the next one."""
         self.batches_seen += batches

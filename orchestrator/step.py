@@ -50,7 +50,7 @@ def build_step(parts: StepParts) -> Step:
     def step(batch: Any, batch_idx: int) -> Any:
         outputs = forward_backward(batch, batch_idx)
         if window.last:
-            commit()
+            commit(outputs)
         return outputs
 
     return step
@@ -62,10 +62,11 @@ def build_empty_step(parts: StepParts) -> EmptyStep:
     It also closes a window whose end was not known when its last batch ran.
     """
     module, optimizer, state, window = parts.module, parts.optimizer, parts.state, parts.window
+    strategy = parts.strategy
     finish = _build_finish(parts)
     zero_grad = _build_zero_grad(parts)
     commit = None if optimizer is None else _build_commit(parts, optimizer, finish)
-    along = _build_along(parts) if parts.strategy.in_step else None
+    along = _build_along(parts) if strategy.in_step else None
     own_step = _calls_optimizer_itself(parts)
 
     def step(batch: Any, batch_idx: int) -> None:
@@ -75,6 +76,7 @@ def build_empty_step(parts: StepParts) -> EmptyStep:
         if window.first:
             zero_grad(batch_idx)
         if along is not None:
+            strategy.sync_gradients(window.last)
             along()
         if not window.last:
             return
@@ -83,7 +85,7 @@ def build_empty_step(parts: StepParts) -> EmptyStep:
             module.optimizer_step(state.epoch, batch_idx, parts.wrapped, _nothing)  # type: ignore[arg-type]
             state.global_step += 1
         else:
-            commit()
+            commit(None)
 
     return step
 
@@ -112,27 +114,36 @@ def _calls_optimizer_itself(parts: StepParts) -> bool:
     return parts.optimizer is not None and needs_closure(parts.optimizer)
 
 
-def _build_commit(parts: StepParts, optimizer: Optimizer, finish: Callable[[], None]) -> Callable[[], None]:
-    """Return what ends a window: the rest of the reduction, clipping, and the optimizer's step."""
-    scaler, state = parts.precision.scaler, parts.state
-    if scaler is None:
+def _build_commit(
+    parts: StepParts, optimizer: Optimizer, finish: Callable[[], None]
+) -> Callable[[Any], None]:
+    """Return what ends a window, given what the training step returned: the rest of the reduction, clipping,
+    and the optimizer's step.
+    """
+    scaler, state, before_commit = parts.precision.scaler, parts.state, parts.before_commit
+    if scaler is None and before_commit is None:
 
-        def commit() -> None:
+        def commit(outputs: Any) -> None:
             finish()
             optimizer.step()
             state.global_step += 1
 
         return commit
 
-    def commit_scaled() -> None:
-        _make_scale(parts)
+    def guarded_commit(outputs: Any) -> None:
+        if scaler is not None:
+            _make_scale(parts)
         finish()
-        if has_gradients(optimizer):
+        if before_commit is not None:
+            before_commit(outputs)
+        if scaler is None:
+            optimizer.step()
+        elif has_gradients(optimizer):
             scaler.step(optimizer)
             scaler.update()
         state.global_step += 1
 
-    return commit_scaled
+    return guarded_commit
 
 
 def _make_scale(parts: StepParts) -> None:
@@ -184,11 +195,9 @@ def _build_forward_backward(parts: StepParts) -> Step:
     counts = parts.counts
 
     def forward_backward(batch: Any, batch_idx: int) -> Any:
-        if alone or window.by_hand:
-            run = local_step
-        else:
+        if not alone:
             strategy.sync_gradients(window.last)
-            run = reduced_step
+        run = local_step if alone or window.by_hand else reduced_step
         slots.table = table
         arguments = (batch, batch_idx) if takes_index else (batch,)
         if autocast is None:
@@ -263,9 +272,7 @@ def _build_finish(parts: StepParts) -> Callable[[], None]:
         if counts.in_use:
             counts.scale(parameters_of(optimizer), strategy)
         elif window.rescale != 1.0:
-            for item in parameters_of(optimizer):
-                if item.grad is not None:
-                    item.grad.mul_(window.rescale)
+            strategy.scale_gradients(parameters_of(optimizer), window.rescale)
         if scaler is not None and (before_step or clips) and has_gradients(optimizer):
             scaler.unscale_(optimizer)
         if before_step:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from modules.module import LightningModule
@@ -71,6 +72,8 @@ class StepParts:
         clip_val: Clip gradients at this, or None.
         clip_algorithm: ``"norm"`` or ``"value"``.
         counts: What losses that are sums are sums over.
+        before_commit: Called with what the training step returned, once gradients are final and before the
+            optimizer steps; None for nothing.
     """
 
     module: LightningModule
@@ -85,6 +88,18 @@ class StepParts:
     clip_val: float | None
     clip_algorithm: str | None
     counts: LossCounts = field(default_factory=LossCounts)
+    before_commit: Callable[[Any], None] | None = None
+
+
+def visible(outputs: Any) -> Any:
+    """Return what hooks see of a step's outputs: a dictionary with the detached loss, empty without one; what
+    is neither (manual optimization allows anything) as it is.
+    """
+    if isinstance(outputs, Tensor):
+        return {"loss": outputs.detach()}
+    if isinstance(outputs, dict):
+        return {name: item.detach() if isinstance(item, Tensor) else item for name, item in outputs.items()}
+    return {} if outputs is None else outputs
 
 
 def training_step_arguments(module: LightningModule) -> int:

@@ -134,6 +134,12 @@ class RankStop:
         self._evaluated: Position = (-1, 0, 0)
         self._evaluations = 0
 
+    @property
+    def must_go(self) -> bool:
+        """Whether the rank was told that the run must go."""
+        order = self.told.get(SIGNAL)
+        return isinstance(order, StopOrder) and not order.interrupt
+
     def position(self) -> Position:
         """Return where the rank is. From any thread; it only ever grows."""
         return max((self._engine.state.windows, 0, 0), self._evaluated)

@@ -1,69 +1,56 @@
 """The Trainer: what a user configures once and then calls.
 
-It checks every argument before anything starts, decides where to run, hands the job over, and afterwards
-holds the result: weights in the user's module, metrics, paths, callback states, the same whether it ran in
-this process or on a group. Reading a property never communicates. Hooks get the trainer of the process that
-they run in.
+It checks every argument before anything starts, hands each call over (`orchestrator.trainer_calls`), and
+afterwards holds the result: weights in the user's module, metrics, paths, callback states, the same whether
+it ran in this process or on a group. Hooks get the trainer of the process that they run in.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import fields
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, cast
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from modules.datamodule import LightningDataModule
 from modules.module import LightningModule
-from orchestrator import announcements, arguments, environments, foreign, starting_point
+from orchestrator import arguments
+from orchestrator.argparse_form import ArgparseForm
 from orchestrator.board import Board
 from orchestrator.callbacks.callback import Callback
 from orchestrator.checkpoint import writer
-from orchestrator.compile import is_compiled, unwrap
 from orchestrator.errors import MisconfigurationError
-from orchestrator.hooks import HookTable
-from orchestrator.job import Job
-from orchestrator.launch import run_in_process, run_on_group
 from orchestrator.loggers.logger import Logger
-from orchestrator.manual import refuse_settings
-from orchestrator.plan import Plan, make_plan
 from orchestrator.plugins import parse_plugins
 from orchestrator.precision import module_creation
 from orchestrator.predictions import returns_predictions
 from orchestrator.preemption import check_notice
 from orchestrator.profilers.profiler import Profiler
 from orchestrator.profilers.selection import make_profiler
-from orchestrator.progress import Progress
-from orchestrator.requeue import checkpoint_to_resume, find_requeue
+from orchestrator.ray_objects import check_ray_objects
+from orchestrator.run_config import apply_run_config
 from orchestrator.saving import LastFit, content_to_save
 from orchestrator.settings import Settings
 from orchestrator.state import TrainState
-from orchestrator.stops import AgreedStop, Interrupted
 from orchestrator.strategies.specs import Spec
-from orchestrator.sweep.stopped import TrialStopped
-from orchestrator.trainer_view import TrainerView
+from orchestrator.trainer_calls import TrainerCalls, current_trial
 
 if TYPE_CHECKING:
-    from cluster.spec import GroupSpec
-    from orchestrator.launch import Show
     from orchestrator.sweep.trial import Trial
 
 _NO_ARGUMENTS = ("self", "unknown")
 
 
-class Trainer(TrainerView):
+class Trainer(TrainerCalls, ArgparseForm):
     """Trains, validates, tests and predicts with a LightningModule.
 
     Args:
         accelerator: ``"cpu"``, ``"gpu"``, ``"mps"``, or ``"auto"``: GPUs when torch sees any.
         strategy: ``"auto"``, ``"single"``, ``"ddp"``, ``"ddp_find_unused_parameters_true"`` for modules that
-            do not use all parameters in every step, ``"fsdp"``, or an instance of one of
-            `orchestrator.strategies`.
+            do not use all parameters in every step, ``"fsdp"``, ``"deepspeed"`` (an extra), or an instance of
+            one of `orchestrator.strategies`.
         devices: Processes on each node, or ``"auto"``: one on CPU, this machine's GPUs otherwise; or a list
             of GPUs' numbers. More than one run on Ray.
         num_nodes: Distinct nodes.
@@ -117,10 +104,17 @@ class Trainer(TrainerView):
         default_root_dir: Where logs and checkpoints go; the working directory when None.
         scaling_config: A `ray.train.ScalingConfig`, instead of `devices` and `num_nodes`; runs on Ray even
             with one worker.
+        run_config: A `ray.train.RunConfig`: its ``storage_path`` and ``name`` say where logs and checkpoints
+            go, instead of `default_root_dir`, its ``failure_config`` what `max_failures` does.
         placement_group: A Ray placement group to run in.
         resources_per_worker: What each worker reserves, like ``{"CPU": 2}``. 1 CPU, and with GPUs 1 GPU, when
             None. With a `scaling_config`, that says it.
         threads_per_worker: Intra-op threads of each worker; as many as reserved CPUs when None.
+        spares: Workers that stand by, started and on as many nodes as there are, to take the place of lost
+            ones at once.
+        max_failures: Lost workers that a run survives: 3 when None, -1 for any number. They are replaced
+            while the others stay; see docs/guarantees.md.
+        replacement_timeout_s: Seconds to wait for a replacement: a spare, or room for a new worker.
         start_timeout_s: Seconds to wait for the workers to start.
         collective_timeout_s: Seconds that a worker waits for another before it fails; ``prepare_data``, in
             which one works and the others wait, must end within them.
@@ -188,9 +182,13 @@ class Trainer(TrainerView):
         plugins: Any = None,
         default_root_dir: str | os.PathLike[str] | None = None,
         scaling_config: Any = None,
+        run_config: Any = None,
         placement_group: Any = None,
         resources_per_worker: dict[str, float] | None = None,
         threads_per_worker: int | None = None,
+        spares: int = 0,
+        max_failures: int | None = None,
+        replacement_timeout_s: float = 300.0,
         start_timeout_s: float = 60.0,
         collective_timeout_s: float = 1800.0,
         pad_uneven: bool = False,
@@ -203,15 +201,17 @@ class Trainer(TrainerView):
             arguments.refuse_unknown(
                 next(iter(unknown)), [name for name in given if name not in _NO_ARGUMENTS]
             )
-        trial = _current_trial()
+        trial = current_trial()
         if trial is not None:
             given["default_root_dir"] = trial.directory if default_root_dir is None else default_root_dir
             given["enable_checkpointing"] = False if enable_checkpointing is None else enable_checkpointing
             given["enable_model_summary"] = False if enable_model_summary is None else enable_model_summary
+        apply_run_config(run_config, given)
         names = [field.name for field in fields(Settings) if field.name in given]
         self.settings = Settings.create(**{name: given[name] for name in names})
         self.plugins = parse_plugins(plugins)
         self.preemption_notice = check_notice(preemption_notice)
+        check_ray_objects(scaling_config, placement_group)
         self._scaling_config = scaling_config
         self._placement_group = placement_group
         self.plan = self._make_plan(trial)
@@ -409,158 +409,3 @@ class Trainer(TrainerView):
         if self.is_global_zero:
             bar = self.progress_bar_callback
             (print if bar is None else bar.print)(*args, **kwargs)
-
-    # ---------------------------------------------------------------- how a call runs
-
-    def _call(
-        self,
-        fn: str,
-        model: LightningModule | None,
-        datamodule: LightningDataModule | None,
-        ckpt_path: str | os.PathLike[str] | None,
-        weights_only: bool | None,
-        *,
-        return_predictions: bool = True,
-        verbose: bool = True,
-        **loaders: Any,
-    ) -> Any:
-        compiled = self.settings.compile
-        if is_compiled(model):
-            model, compiled = unwrap(model)
-        if datamodule is None and model is None and all(item is None for item in loaders.values()):
-            datamodule = self._datamodule
-        job = arguments.make_job(
-            fn,
-            self._module if model is None else model,
-            datamodule,
-            loaders,
-            return_predictions=return_predictions,
-            verbose=verbose,
-        )
-        job.compile = compiled
-        arguments.check_loaders(job, self.settings, self.plan.num_workers)
-        if fn == "fit":
-            refuse_settings(job.module, self.settings)
-        starting_point.check_weights_only(fn, weights_only, stacklevel=3)
-        takes_best = model is None and fn != "fit"
-        job.ckpt_path = self._starting_point(fn, ckpt_path, takes_best)
-        if fn == "fit" and job.ckpt_path is None and not self.plan.on_group:
-            requeue = find_requeue(os.environ, self.plugins.environment, self.settings.default_root_dir)
-            job.ckpt_path = self._ckpt_path = checkpoint_to_resume(os.environ, requeue)
-        self._module, self._datamodule = job.module, job.datamodule
-        self.callbacks = arguments.with_module_callbacks(self.callbacks, job.module)
-        self.should_stop = False
-        self._enter_trial()
-        if self.plan.launched is None:
-            for logger in self.loggers:
-                foreign.claim(logger)
-        try:
-            return self._run(job)
-        except Interrupted as told:  # a script that lets it pass ends with 130 for this very class only
-            raise KeyboardInterrupt(str(told)) from None
-
-    def _starting_point(
-        self, fn: str, ckpt_path: str | os.PathLike[str] | None, takes_best: bool
-    ) -> str | None:
-        """Return the checkpoint that a call starts from: as given, else as `ckpt_path` was set."""
-        if ckpt_path is not None:
-            self._keeps_ckpt_path = False
-        elif self._keeps_ckpt_path:
-            ckpt_path = self._ckpt_path
-        elif fn == "fit":
-            ckpt_path = self.fit_from
-        found = starting_point.resolve_checkpoint(
-            fn, ckpt_path, self.checkpoint_callbacks, best=takes_best, stacklevel=4
-        )
-        if not self._keeps_ckpt_path:
-            self._ckpt_path = found
-        return found
-
-    def _run(self, job: Job) -> Any:
-        plan = self.plan
-        trial = self.trial
-        first = plan.launched is None or plan.launched.rank == 0
-        bar = self.progress_bar_callback if trial is None and first else None
-        progress = Progress(bar=bar) if bar is not None and bar.wants_display else None
-        show = progress.update if progress is not None else None
-        if first:
-            announcements.announce(plan)
-        self.board = Board()
-        try:
-            if plan.group is not None:
-                result = self._run_on_group(job, plan.group, show)
-            else:
-                result = self._run_here(job, show)
-        finally:
-            if progress is not None:
-                progress.close()
-        if job.fn in ("validate", "test") and job.verbose and trial is None and first:
-            announcements.print_results(job.fn, result)
-        return result
-
-    def _run_here(self, job: Job, show: Show | None) -> Any:
-        if job.fn == "fit":
-            self._last_fit = LastFit()
-        try:
-            return run_in_process(self, job, self.plan, show)
-        finally:
-            if job.fn == "fit" and self.engine is not None and self.engine.job is job:
-                self._last_fit = LastFit(engine=self.engine)
-
-    def _run_on_group(self, job: Job, group: GroupSpec, show: Show | None) -> Any:
-        hooks = HookTable(self, job.module, job.datamodule, ())
-        job.module.trainer = hooks.trainer_for(job.module)
-        if job.datamodule is not None:
-            job.datamodule.trainer = hooks.trainer_for(job.datamodule)
-        before = self.state.counters()
-        try:
-            result = run_on_group(self, job, group, show)
-        except (TrialStopped, AgreedStop):  # after everything has come back
-            self._last_fit = LastFit()
-            raise
-        except BaseException:
-            if self.state.counters() != before:
-                self._last_fit = LastFit(lost=job.module)
-            raise
-        if job.fn == "fit":
-            self._last_fit = LastFit()
-        return result
-
-    def _make_plan(self, trial: Trial | None) -> Plan:
-        return make_plan(
-            self.settings,
-            cuda_devices=torch.cuda.device_count(),
-            scaling_config=self._scaling_config,
-            placement_group=self._placement_group,
-            reservation=trial,
-            mps=torch.backends.mps.is_available(),
-            launched=environments.find(os.environ, self.plugins.environment),
-        )
-
-    def _enter_trial(self) -> None:
-        """When this process runs a trial of a sweep, report to it and run where it has reserved."""
-        trial = _current_trial()
-        if trial is None or self.trial is trial:
-            return
-        self.plan = self._make_plan(trial)
-        self.trial = trial
-        self.callbacks = arguments.checkpoints_last([*self.callbacks, trial.reporter()])
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave behind what belongs to this process."""
-        return {
-            **self.__dict__,
-            "engine": None,
-            "trial": None,
-            "preemption_notice": None,
-            "plan": replace(self.plan, group=None),
-            "_last_fit": LastFit(),
-            "_placement_group": None,
-            "_scaling_config": None,
-        }
-
-
-def _current_trial() -> Trial | None:
-    """Return the trial of a sweep that this process runs; outside of one nothing is imported."""
-    module = sys.modules.get("orchestrator.sweep.trial")
-    return None if module is None else cast("Trial | None", module.current())

@@ -74,7 +74,7 @@ PUBLIC: dict[str, list[str]] = {
 }
 # By import name: what pyproject.toml declares for everyone, and what a file may try to import and do without.
 REQUIRED = {"numpy", "psutil", "pyarrow", "ray", "rich", "tensorboard", "torch", "yaml"}
-OPTIONAL = {"lightning", "matplotlib", "onnx", "pytorch_lightning", "torchao", "tqdm"}
+OPTIONAL = {"deepspeed", "lightning", "matplotlib", "onnx", "pytorch_lightning", "torchao", "tqdm"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 

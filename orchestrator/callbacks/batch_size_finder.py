@@ -103,3 +103,5 @@ class BatchSizeFinder(Callback):
             margin=self.margin,
             max_val=self.max_val,
         )
+        if engine.data.forget_training() and engine.optimizers:
+            engine.rebuild_optimizers()  # a schedule was planned by the length that the data had before

@@ -18,6 +18,7 @@ from torch.nn.utils import prune
 from orchestrator.callbacks.callback import Callback
 from orchestrator.callbacks.pruning_methods import PruningMethod, check_arguments, method_of
 from orchestrator.errors import MisconfigurationError
+from orchestrator.strategies.sharding import refuse_sharded
 
 if TYPE_CHECKING:
     from modules.module import LightningModule
@@ -102,6 +103,12 @@ class ModelPruning(Callback):
         """Find what is to be pruned, and keep its initial values if they are needed."""
         if stage != "fit":
             return
+        refuse_sharded(
+            trainer.strategy,
+            type(self).__name__,
+            "masks are found by comparing weights",
+            "Use strategy='ddp', or prune after training.",
+        )
         if trainer.world_size > 1 and not self._permanent:
             raise MisconfigurationError(
                 "ModelPruning(make_pruning_permanent=False) leaves masks in the workers' modules, which "

@@ -23,6 +23,7 @@ from orchestrator.callbacks.averaged_weights import AveragedWeights
 from orchestrator.callbacks.callback import Callback
 from orchestrator.errors import MisconfigurationError
 from orchestrator.optimizers import SchedulerConfig
+from orchestrator.strategies.sharding import refuse_sharded
 
 if TYPE_CHECKING:
     from modules.module import LightningModule
@@ -109,6 +110,12 @@ class StochasticWeightAveraging(Callback):
         """Find out the first epoch, and refuse what cannot be averaged."""
         if stage != "fit":
             return
+        refuse_sharded(
+            trainer.strategy,
+            type(self).__name__,
+            "a second set of weights is kept beside the first",
+            "Use strategy='ddp', or leave the callback out.",
+        )
         epochs, start = trainer.max_epochs, self._epoch_start
         if epochs is None or epochs < 1:
             raise MisconfigurationError(

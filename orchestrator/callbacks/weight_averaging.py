@@ -16,6 +16,7 @@ from torch import Tensor
 from orchestrator.callbacks.averaged_weights import AveragedWeights
 from orchestrator.callbacks.callback import Callback
 from orchestrator.errors import MisconfigurationError, suggest
+from orchestrator.strategies.sharding import refuse_sharded
 
 if TYPE_CHECKING:
     from modules.module import LightningModule
@@ -93,8 +94,14 @@ class WeightAveraging(Callback):
     # ---------------------------------------------------------------- hooks
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget the average of an earlier fit."""
+        """Forget the average of an earlier fit, and refuse weights that are dealt to ranks."""
         if stage == "fit":
+            refuse_sharded(
+                trainer.strategy,
+                type(self).__name__,
+                "a second set of weights is kept beside the first",
+                "Use strategy='ddp', or leave the callback out.",
+            )
             self._average, self._swapped = None, False
             self._latest_update_step = trainer.global_step
 
@@ -158,7 +165,7 @@ class WeightAveraging(Callback):
     ) -> None:
         """Take the average from the checkpoint's weights, which the module has, and go on with training's."""
         current = checkpoint.get("current_model_state")
-        if current is None:
+        if current is None or trainer.state.fn != "fit":
             return
         self._average = self._new(pl_module)
         self._average.count = int(checkpoint["averaging_state"]["n_averaged"])

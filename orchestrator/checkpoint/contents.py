@@ -58,10 +58,27 @@ class Resumed:
 
 def build(engine: Engine, weights_only: bool) -> dict[str, Any]:
     """Return the content of a checkpoint of the engine's run as it stands now. Communicates on a group."""
+    dropped: list[str] = []
+    content = _content(engine, weights_only, dropped)
+    return _plain(content, dropped, tells=engine.is_global_zero)
+
+
+def shared(engine: Engine) -> dict[str, Any]:
+    """Return what all ranks of a data-parallel run have alike, as it stands now and as it is: for a rank that
+    takes another's place. Communicates with nobody.
+    """
+    content = _content(engine, False, [], apart=True)
+    content["trainable"] = [name for name, item in engine.module.named_parameters() if item.requires_grad]
+    return content
+
+
+def _content(
+    engine: Engine, weights_only: bool, dropped: list[str], *, apart: bool = False
+) -> dict[str, Any]:
+    """Return a checkpoint's content; `apart` leaves out what each rank has for itself."""
     from orchestrator import __version__
 
     trainer = engine.trainer
-    dropped: list[str] = []
     is_last_batch = engine.feed is None or engine.feed.is_last
     weights = engine.strategy.module_state(engine.module)
     content = _weights(engine.module, weights, engine.datamodule, engine.state, is_last_batch, dropped)
@@ -85,13 +102,14 @@ def build(engine: Engine, weights_only: bool) -> dict[str, Any]:
             "scaler": engine.precision.state_dict(),
             "strategy": engine.strategy.state_dict(),
             "metrics": engine.board.state(),
-            **_progress(engine),
+            "counters": engine.state.counters(),
+            **({} if apart else _progress(engine)),
         }
         for hook in engine.hooks.of_callbacks("on_save_checkpoint"):
             hook(content)
     for hook in engine.hooks.of_module("on_save_checkpoint"):
         hook(content)
-    return _plain(content, dropped, tells=engine.is_global_zero)
+    return content
 
 
 def build_weights(
@@ -132,6 +150,13 @@ def _weights(
     return content
 
 
+def _way_to_leave_out(dropped: list[str]) -> str:
+    """Return how the user leaves out by themselves what a checkpoint cannot hold."""
+    if any("hyper_parameters" in item for item in dropped):
+        return "Use save_hyperparameters(ignore=[...]) to leave it out yourself."
+    return "Leave it out of what state_dict() or on_save_checkpoint() gives."
+
+
 def _plain(content: dict[str, Any], dropped: list[str], *, tells: bool) -> dict[str, Any]:
     """Return `content` as plain values and tensors; warn of what was left out if this process `tells`."""
     plain = {
@@ -142,8 +167,7 @@ def _plain(content: dict[str, Any], dropped: list[str], *, tells: bool) -> dict[
         warnings.warn(
             f"The checkpoint leaves out {', '.join(dropped)}: only tensors, numbers, strings and "
             "containers of them are kept, so that "
-            "a file can be loaded without running code. Use save_hyperparameters(ignore=[...]) to leave "
-            "it out yourself.",
+            f"a file can be loaded without running code. {_way_to_leave_out(dropped)}",
             stacklevel=3,
         )
     return plain
@@ -185,7 +209,6 @@ def _progress(engine: Engine) -> dict[str, Any]:
         "manual": {} if engine.manual is None else engine.manual.state_dict(),
     }
     return {
-        "counters": state.counters(),
         "cursor": cursor.to_dict(),
         "epoch_totals": [batches, samples],
         "ranks": engine.strategy.gather(own),
@@ -214,22 +237,52 @@ def order_of(content: dict[str, Any], seed: int) -> tuple[int, int]:
 
 
 def restore_module(engine: Engine, content: dict[str, Any]) -> None:
-    """Load the weights, after the module's hook; in fit also the data module's and the callbacks' states."""
+    """Load the weights, after the module's hook, then the data module's and the callbacks' states.
+
+    Outside of fit our own callbacks keep what they know, which is about training: how a checkpoint tests must
+    not take back what the run has done since.
+    """
     for hook in engine.hooks.of_module("on_load_checkpoint"):
         hook(content)
     engine.strategy.load_weights(engine.module, content["state_dict"], strict=engine.module.strict_loading)
-    if engine.job.fn != "fit":
-        return
     if engine.datamodule is not None:
         own = content.get(type(engine.datamodule).__qualname__)
         if own:
             engine.datamodule.load_state_dict(own)
-    for hook in engine.hooks.of_callbacks("on_load_checkpoint"):
+    restore_callbacks(engine, content)
+
+
+def restore_callbacks(engine: Engine, content: dict[str, Any]) -> None:
+    """Give callbacks their states back; those of this package only in fit."""
+    training = engine.job.fn == "fit"
+    for hook in engine.hooks.of_callbacks("on_load_checkpoint", lambda item: training or _is_users(item)):
         hook(content)
     states = content.get("callbacks") or {}
     for callback in engine.trainer.callbacks:
-        if callback.state_key in states:
+        if callback.state_key in states and (training or _is_users(callback)):
             callback.load_state_dict(states[callback.state_key])
+
+
+def restore_shared(engine: Engine, content: dict[str, Any]) -> None:
+    """Take what `shared` returned on another rank; all ranks call `strategy.load_state_dict` afterwards."""
+    trainable = frozenset(content["trainable"])
+    for name, parameter in engine.module.named_parameters():
+        parameter.requires_grad_(name in trainable)
+    restore_module(engine, content)
+    for optimizer, saved in zip(engine.optimizers, content["optimizer_states"], strict=True):
+        engine.strategy.load_optimizer(optimizer, saved)
+    for config, saved in zip(engine.schedulers, content["lr_schedulers"], strict=True):
+        config.scheduler.load_state_dict(saved)
+    _take_ours(engine, {**content["orchestrator"], "strategy": {}})
+
+
+def _is_users(callback: Any) -> bool:
+    """Whether a callback's class comes neither with this package nor with Lightning."""
+    return type(callback).__module__.partition(".")[0] not in (
+        "orchestrator",
+        "lightning",
+        "pytorch_lightning",
+    )
 
 
 def restore_training(engine: Engine, content: dict[str, Any]) -> Resumed | None:
@@ -264,10 +317,7 @@ def restore_training(engine: Engine, content: dict[str, Any]) -> Resumed | None:
     if ours is None:
         _take_from_lightning(engine, content)
         return None
-    engine.precision.load_state_dict(ours.get("scaler") or {})
-    engine.strategy.load_state_dict(ours.get("strategy") or {})
-    engine.state.restore(ours["counters"])
-    engine.board.restore(ours["metrics"])
+    _take_ours(engine, ours)
     batches, samples = ours["epoch_totals"]
     ranks = ours["ranks"]
     mine = ranks[engine.place.rank] if engine.place.rank < len(ranks) else None
@@ -291,6 +341,13 @@ def restore_training(engine: Engine, content: dict[str, Any]) -> Resumed | None:
         gradients=mine["gradients"],
         manual=mine.get("manual", {}),
     )
+
+
+def _take_ours(engine: Engine, ours: dict[str, Any]) -> None:
+    engine.precision.load_state_dict(ours.get("scaler") or {})
+    engine.strategy.load_state_dict(ours.get("strategy") or {})
+    engine.state.restore(ours["counters"])
+    engine.board.restore(ours["metrics"])
 
 
 def _take_from_lightning(engine: Engine, content: dict[str, Any]) -> None:

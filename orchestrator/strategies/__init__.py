@@ -6,6 +6,6 @@ files named after them.
 
 from __future__ import annotations
 
-from orchestrator.strategies.specs import DDPStrategy, FSDPStrategy, SingleDeviceStrategy
+from orchestrator.strategies.specs import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, SingleDeviceStrategy
 
-__all__ = ["DDPStrategy", "FSDPStrategy", "SingleDeviceStrategy"]
+__all__ = ["DDPStrategy", "DeepSpeedStrategy", "FSDPStrategy", "SingleDeviceStrategy"]

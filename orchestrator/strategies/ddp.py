@@ -58,15 +58,22 @@ class DataParallel(GroupOfRanks):
         device: Where this rank's copy of the module lives.
         spec: What the user asked for; torch's defaults when None.
         sync_batchnorm: Normalise batches over all ranks while training.
+        joins: This rank takes another's place in a run: it wraps the module only in `reform`.
     """
 
     name = "ddp"
     in_step = False
 
     def __init__(
-        self, device: torch.device, spec: DDPStrategy | None = None, *, sync_batchnorm: bool = False
+        self,
+        device: torch.device,
+        spec: DDPStrategy | None = None,
+        *,
+        sync_batchnorm: bool = False,
+        joins: bool = False,
     ) -> None:
         super().__init__(device)
+        self._joins = joins
         self.sync_batchnorm = sync_batchnorm
         self.spec = DDPStrategy() if spec is None else spec
         self.training_step: Callable[..., Any]
@@ -86,8 +93,26 @@ class DataParallel(GroupOfRanks):
             self.local_step = self._step_apart(module)
         if training and not getattr(module, "automatic_optimization", True):
             self._set_up_manual(module)
-        elif training:
+        elif training and not self._joins:
             self._wrap(module)
+
+    def leave(self, module: nn.Module) -> dict[str, Any]:
+        """Let go of the process group, which is broken; return what `reform` needs on all ranks."""
+        order = self.state_dict()
+        self._ddp = None
+        self.training_step = module.training_step  # type: ignore[assignment]
+        return order
+
+    def reform(self, module: nn.Module, order: dict[str, Any]) -> None:
+        """Wrap the module anew in the next generation of the process group; ranks hold the same weights.
+        Communicates.
+
+        Args:
+            module: The module.
+            order: What `leave` returned on a rank that was there before.
+        """
+        self._wrap(module, init_sync=False)
+        self.load_state_dict(order)
 
     def follow(self, module: nn.Module) -> bool:
         """Wrap anew where the set of parameters that need gradients is another: DDP reduces those that needed
@@ -100,12 +125,12 @@ class DataParallel(GroupOfRanks):
         self._wrap(module)
         return True
 
-    def _wrap(self, module: nn.Module) -> None:
+    def _wrap(self, module: nn.Module, *, init_sync: bool = True) -> None:
         self._followed = _trainable(module)
         if self._followed:
             ids = [self.device.index] if self.device.type == "cuda" else None
             self._ddp = DistributedDataParallel(
-                _TrainingStep(module), device_ids=ids, **self.spec.ddp_arguments()
+                _TrainingStep(module), device_ids=ids, init_sync=init_sync, **self.spec.ddp_arguments()
             )
             hook = self.spec.ddp_comm_hook
             if hook is not None:

@@ -9,8 +9,7 @@ cannot be sharded is refused when the module is set up; a peer that dies makes t
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
@@ -21,24 +20,12 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from orchestrator.errors import MisconfigurationError
-from orchestrator.strategies.ranks import GroupOfRanks
+from orchestrator.strategies.in_step import RanksInStep, Steps
+from orchestrator.strategies.sharding import refuse_manual
 from orchestrator.strategies.specs import FSDPStrategy
 
-_NONE = object()
 
-
-class _Steps(nn.Module):
-    """A module whose forward is any step of another, so that sharding sees the step begin and end."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, step: Callable[..., Any], *args: Any) -> Any:
-        return step(*args)
-
-
-class FullySharded(GroupOfRanks):
+class FullySharded(RanksInStep):
     """The strategy of ranks that each keep a part of everything.
 
     Args:
@@ -49,7 +36,6 @@ class FullySharded(GroupOfRanks):
     """
 
     name = "fsdp"
-    in_step = True
 
     def __init__(
         self,
@@ -66,12 +52,13 @@ class FullySharded(GroupOfRanks):
         self.training_step: Callable[..., Any]
         self.local_step: Callable[..., Any]
         self.optimizers: list[torch.optim.Optimizer] = []
-        self._last: tuple[Any, ...] | None = None
-        self._steps: _Steps | None = None
+        self._steps: Steps | None = None
         self._classes: dict[nn.Module, tuple[type, set[int], set[int]]] = {}
 
     def setup(self, module: nn.Module, *, training: bool) -> None:
         """Make rank 0's weights everybody's, and keep a part of them. Communicates."""
+        if training:
+            refuse_manual(module)
         module.to(self.device)
         for item in [*module.parameters(), *module.buffers()]:
             if not isinstance(item, DTensor):
@@ -89,7 +76,7 @@ class FullySharded(GroupOfRanks):
             options["reshard_after_forward"] = self.spec.reshard_after_forward
         if self.spec.cpu_offload:
             options["offload_policy"] = CPUOffloadPolicy()
-        steps = _Steps(module)
+        steps = Steps(module)
         units = _units(module, self.spec.classes(), self.spec.min_num_params)
         _refuse_ties(module, units)
         for part in steps.modules():
@@ -97,9 +84,9 @@ class FullySharded(GroupOfRanks):
         for unit in units:
             fully_shard(unit, **options)
         fully_shard(steps, **options)
-        self._steps = steps
-        step = getattr(module, "training_step", None)
-        self.training_step = self._remembering(step)
+        self._steps = self.steps = steps
+        self._module = module
+        self.training_step = self.remembering(getattr(module, "training_step", None))
         self.local_step = self._reducing(self.training_step)
 
     def step_of(self, step: Callable[..., Any]) -> Callable[..., Any]:
@@ -109,17 +96,6 @@ class FullySharded(GroupOfRanks):
 
         @functools.wraps(step)
         def run(*args: Any) -> Any:
-            return steps(step, *args)
-
-        return run
-
-    def _remembering(self, step: Callable[..., Any] | None) -> Callable[..., Any]:
-        """Return the training step, whose last arguments are kept for `run_along`."""
-        steps = self._steps
-
-        def run(*args: Any) -> Any:
-            assert steps is not None
-            self._last = step, *args
             return steps(step, *args)
 
         return run
@@ -134,57 +110,11 @@ class FullySharded(GroupOfRanks):
         return run
 
     def run_along(self) -> Any:
-        """Run the last training step again, without its logging, and return its outputs. Communicates.
-
-        Raises:
-            RuntimeError: This rank has had no batch at all.
-        """
-        if self._last is None or self._steps is None:
-            raise RuntimeError(
-                f"Rank {self.rank} has no training batch at all, and Trainer(strategy='fsdp') needs one on "
-                "each rank. Use fewer devices, a smaller batch_size, or strategy='ddp'."
-            )
+        """Run the last training step again, without its logging, and return its outputs. Communicates."""
         self.sync_gradients(True)
-        with self._silent():
-            return self._steps(*self._last)
+        return super().run_along()
 
-    def keep_pace(self, batches: Iterable[Any], along: Callable[[Any], None]) -> Iterator[Any]:
-        """Yield `batches`, then call ``along(batch)`` with the last until no rank has another. Communicates.
-
-        A rank that has none at all takes another's first.
-        """
-        mine = iter(batches)
-        batch = next(mine, _NONE)
-        first = self.counts(int(batch is not _NONE))
-        if not any(first):
-            return
-        giver = first.index(1)
-        last = None if all(first) else self.gather(batch if self.rank == giver else None)[giver]
-        present = first
-        while any(present):
-            if batch is not _NONE:
-                last = batch
-                yield batch
-            else:
-                with self._silent():
-                    along(last)
-            batch = next(mine, _NONE)
-            present = self.counts(int(batch is not _NONE))
-        self._let_go()
-
-    @contextmanager
-    def _silent(self) -> Iterator[None]:
-        """A context in which what the module logs is dropped."""
-        assert self._steps is not None
-        state = self._steps.module.__dict__
-        sink = state["_log_sink"]
-        state["_log_sink"] = _drop
-        try:
-            yield
-        finally:
-            state["_log_sink"] = sink
-
-    def _let_go(self) -> None:
+    def release(self) -> None:
         """Let go of whole weights that are kept since a forward pass without a backward."""
         for unit in self._steps.modules() if self._steps is not None else ():
             if isinstance(unit, FSDPModule):
@@ -192,7 +122,7 @@ class FullySharded(GroupOfRanks):
 
     def module_state(self, module: nn.Module) -> dict[str, Any]:
         """Return the state dict with whole tensors on rank 0. Communicates."""
-        self._let_go()
+        self.release()
         state: dict[str, Any] = self.whole(module.state_dict())
         return state
 
@@ -234,23 +164,18 @@ class FullySharded(GroupOfRanks):
         }
         optimizer.load_state_dict({**state, "state": parts})
 
-    def whole(self, state: Any) -> Any:
-        """Return `state` with whole tensors on rank 0, on the CPU, and nothing in their place elsewhere."""
-        if isinstance(state, DTensor):
-            full = state.full_tensor()
-            return full.detach().cpu() if self.rank == 0 else torch.empty(0, dtype=full.dtype)
-        if isinstance(state, dict):
-            found = {key: self.whole(value) for key, value in state.items()}
-            return found if type(state) is dict else _as(state, found)
-        if isinstance(state, (list, tuple)) and not hasattr(state, "_fields"):
-            return type(state)(self.whole(item) for item in state)
-        return state
+    def whole_tensor(self, item: Any) -> Any:
+        """Return the whole tensor on rank 0, and nothing in its place elsewhere."""
+        if not isinstance(item, DTensor):
+            return item
+        full = item.full_tensor()
+        return full.detach().cpu() if self.rank == 0 else torch.empty(0, dtype=full.dtype)
 
     def bring_back(self, module: nn.Module) -> None:
         """Put whole weights in the place of parts, and take all hooks off. Communicates."""
         if self._steps is None:
             return
-        self._let_go()
+        self.release()
         made: dict[int, nn.Parameter] = {}
         for owner in module.modules():
             for name, item in list(owner._parameters.items()):
@@ -281,20 +206,8 @@ class FullySharded(GroupOfRanks):
 
     def teardown(self) -> None:
         """Forget the wrapper."""
-        self._steps = self._last = None
+        self._steps = self.steps = self._module = self._last = None
         self._classes = {}
-
-
-def _drop(*args: Any, **kwargs: Any) -> None:
-    """Log nothing."""
-
-
-def _as(state: dict[Any, Any], found: dict[Any, Any]) -> dict[Any, Any]:
-    """Return `found` in a copy of `state`, whose class and notes (a state dict's versions) stay."""
-    copy = type(state)(found)
-    if hasattr(state, "_metadata"):
-        copy._metadata = state._metadata  # type: ignore[attr-defined]
-    return copy
 
 
 def _like(value: Any, parameter: Any) -> Any:

@@ -10,7 +10,7 @@ from orchestrator.precision import Precision
 from orchestrator.settings import Settings
 from orchestrator.strategies.ddp import DataParallel
 from orchestrator.strategies.single import Alone
-from orchestrator.strategies.specs import DDPStrategy, FSDPStrategy
+from orchestrator.strategies.specs import DDPStrategy, DeepSpeedStrategy, FSDPStrategy
 from orchestrator.strategies.strategy import Strategy
 
 
@@ -23,5 +23,10 @@ def make_strategy(settings: Settings, place: Place, precision: Precision) -> Str
         from orchestrator.strategies.fsdp import FullySharded
 
         return FullySharded(place.device, spec, precision.compute_dtype, keeps=place.keeps)
+    if isinstance(spec, DeepSpeedStrategy):
+        from orchestrator.strategies.deepspeed import Zero
+
+        clip = settings.gradient_clip_val or 0.0
+        return Zero(place.device, spec, precision.name, clip=clip, keeps=place.keeps)
     ddp = spec if isinstance(spec, DDPStrategy) else None
-    return DataParallel(place.device, ddp, sync_batchnorm=settings.sync_batchnorm)
+    return DataParallel(place.device, ddp, sync_batchnorm=settings.sync_batchnorm, joins=place.joins)

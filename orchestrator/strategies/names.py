@@ -9,7 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.errors import MisconfigurationError, suggest
-from orchestrator.strategies.specs import DDPStrategy, FSDPStrategy, SingleDeviceStrategy, Spec
+from orchestrator.strategies.specs import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    SingleDeviceStrategy,
+    Spec,
+)
 
 _LAUNCHES = ("ddp", "ddp_spawn", "ddp_fork", "ddp_notebook")
 _CHOICES = {"": False, "_find_unused_parameters_true": True, "_find_unused_parameters_false": False}
@@ -24,8 +30,14 @@ NAMES: dict[str, Spec | None] = {
     },
     "fsdp": FSDPStrategy(),
     "fsdp_cpu_offload": FSDPStrategy(cpu_offload=True),
+    "deepspeed": DeepSpeedStrategy(),
+    "deepspeed_stage_1": DeepSpeedStrategy(stage=1),
+    "deepspeed_stage_1_offload": DeepSpeedStrategy(stage=1, offload_optimizer=True),
+    "deepspeed_stage_2": DeepSpeedStrategy(stage=2),
+    "deepspeed_stage_2_offload": DeepSpeedStrategy(stage=2, offload_optimizer=True),
+    "deepspeed_stage_3": DeepSpeedStrategy(stage=3),
+    "deepspeed_stage_3_offload": DeepSpeedStrategy(stage=3, offload_optimizer=True, offload_parameters=True),
 }
-_DEEPSPEED = "DeepSpeed is not supported. Use strategy='fsdp', which also deals weights and optimizer state."
 _XLA = "XLA devices are not supported. Leave strategy out."
 _REFUSED = {
     "dp": "One process for several GPUs is not supported. Use strategy='ddp'.",
@@ -35,7 +47,7 @@ _REFUSED = {
     "fairscale": "It is not supported. Use strategy='fsdp'.",
     "colossalai": "It is not supported. Use strategy='fsdp'.",
     "modelparallel": "It is not supported. Use strategy='fsdp'.",
-    "deepspeed": _DEEPSPEED,
+    "deepspeed_stage_3_offload_nvme": "Files are not supported. Use strategy='deepspeed_stage_3_offload'.",
     "xla": _XLA,
     "tpu": _XLA,
     "hpu": "HPUs are not supported. Leave strategy out.",
@@ -47,13 +59,13 @@ _REFUSED = {
 def parse_strategy(value: Any) -> tuple[str, Spec | None, str]:
     """Return what ``Trainer(strategy=value)`` means: (name, spec, note).
 
-    The name is auto, single, ddp or fsdp; the spec is None for auto; the note is what the plan adds about a
-    name that means something else in Lightning, or an empty string.
+    The name is auto, single, ddp, fsdp or deepspeed; the spec is None for auto; the note is what the plan
+    adds about a name that means something else in Lightning, or an empty string.
 
     Raises:
         MisconfigurationError: There is no such strategy, or it cannot run.
     """
-    if isinstance(value, SingleDeviceStrategy | DDPStrategy | FSDPStrategy):
+    if isinstance(value, Spec):
         return value.name, value, ""
     if isinstance(value, str) and value in NAMES:
         spec = NAMES[value]
@@ -78,7 +90,8 @@ def parse_strategy(value: Any) -> tuple[str, Spec | None, str]:
         )
     raise MisconfigurationError(
         f"Trainer(strategy={value!r}) is unknown.{suggest(value, NAMES)} "
-        f"Use 'auto', 'single', 'ddp', 'fsdp', or one of orchestrator.strategies, such as DDPStrategy(...)."
+        "Use 'auto', 'single', 'ddp', 'fsdp', 'deepspeed', or one of orchestrator.strategies, such as "
+        "DDPStrategy(...)."
     )
 
 
@@ -89,4 +102,4 @@ def _refused(value: Any) -> str:
     if value in _REFUSED:
         return _REFUSED[value]
     first = value.partition("_")[0]
-    return _REFUSED.get(first, "") if first in ("deepspeed", "xla", "tpu", "hpu", "ipu", "horovod") else ""
+    return _REFUSED.get(first, "") if first in ("xla", "tpu", "hpu", "ipu", "horovod") else ""

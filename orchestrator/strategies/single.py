@@ -21,6 +21,7 @@ class Alone:
     rank = 0
     world_size = 1
     in_step = False
+    clips = False
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -33,6 +34,18 @@ class Alone:
         if self.device.type != "cpu":
             module.to(self.device)
         self.training_step = self.local_step = getattr(module, "training_step", _no_training_step)
+
+    def adopt(
+        self, module: torch.nn.Module, optimizers: list[torch.optim.Optimizer]
+    ) -> list[torch.optim.Optimizer]:
+        """Return `optimizers`: they step their parameters themselves."""
+        return optimizers
+
+    def scale_gradients(self, parameters: Iterable[torch.nn.Parameter], factor: float | torch.Tensor) -> None:
+        """Multiply the parameters' gradients by `factor`."""
+        gradients = [item.grad for item in parameters if item.grad is not None]
+        if gradients:
+            torch._foreach_mul_(gradients, factor)
 
     def step_of(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """Return `step`."""

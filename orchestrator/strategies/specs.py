@@ -7,12 +7,14 @@ that cannot be is a `MisconfigurationError`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from os import PathLike
 from typing import Any, ClassVar
 
 from orchestrator.errors import MisconfigurationError, suggest
+from orchestrator.strategies.deepspeed_config import read_config
 
 BACKENDS = ("gloo", "nccl")
 
@@ -143,7 +145,51 @@ class FSDPStrategy:
         return (self.auto_wrap,) if isinstance(self.auto_wrap, type) else tuple(self.auto_wrap)
 
 
-Spec = SingleDeviceStrategy | DDPStrategy | FSDPStrategy
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeepSpeedStrategy:
+    """Optimizer state, gradients and weights are dealt to the ranks by DeepSpeed's ZeRO.
+
+    Needs the extra ``deepspeed``. Tested on CPUs with Gloo only; on GPUs it has not been run.
+
+    Attributes:
+        stage: What is dealt: 1, the optimizer's state; 2, gradients too; 3, weights too.
+        offload_optimizer: Keep the optimizer's state in the memory of the host, and step there.
+        offload_parameters: Keep weights there until they are needed; stage 3 only.
+        config: More of DeepSpeed's own configuration, a dictionary or the path of a JSON file. What the
+            Trainer decides (batch sizes, accumulation, clipping, precision, the optimizer) cannot be in it,
+            unless it says ``"auto"``.
+        process_group_backend: ``"gloo"`` or ``"nccl"``; by the device when None.
+        timeout: How long a rank waits for another; `Trainer(collective_timeout_s=...)` when None.
+    """
+
+    name: ClassVar[str] = "deepspeed"
+    stage: int = 2
+    offload_optimizer: bool = False
+    offload_parameters: bool = False
+    config: Mapping[str, Any] | str | PathLike[str] | None = None
+    process_group_backend: str | None = None
+    timeout: timedelta | float | None = None
+
+    def __post_init__(self) -> None:
+        """Check every value, and read the file."""
+        if isinstance(self.stage, bool) or self.stage not in (1, 2, 3):
+            raise MisconfigurationError(
+                f"DeepSpeedStrategy(stage={self.stage!r}). Use 1, 2 or 3; where nothing is to be dealt, "
+                "strategy='ddp'."
+            )
+        _check_switch("DeepSpeedStrategy", "offload_optimizer", self.offload_optimizer)
+        _check_switch("DeepSpeedStrategy", "offload_parameters", self.offload_parameters)
+        if self.offload_parameters and self.stage < 3:
+            raise MisconfigurationError(
+                f"DeepSpeedStrategy(stage={self.stage}, offload_parameters=True): only stage 3 deals "
+                "weights, so only there can they be elsewhere. Use stage=3, or leave offload_parameters out."
+            )
+        _check_backend("DeepSpeedStrategy", self.process_group_backend)
+        _check_timeout("DeepSpeedStrategy", self.timeout)
+        object.__setattr__(self, "config", read_config(self.config, self.stage))
+
+
+Spec = SingleDeviceStrategy | DDPStrategy | FSDPStrategy | DeepSpeedStrategy
 
 
 def timeout_s(spec: Spec | None) -> float | None:

@@ -24,6 +24,7 @@ class Strategy(Protocol):
         world_size: Ranks.
         device: Where the module lives.
         in_step: Every forward pass is a collective, so ranks must run equally many.
+        clips: The optimizer's step clips gradients, so the loop does not.
         training_step: Runs the module's training step so that its backward reduces gradients; set by `setup`.
             With manual optimization backward need not: `reduce_after_backward` follows each.
         optimizers: The optimizers of a fit.
@@ -35,12 +36,19 @@ class Strategy(Protocol):
     world_size: int
     device: torch.device
     in_step: bool
+    clips: bool
     training_step: Callable[..., Any]
     optimizers: list[Optimizer]
     local_step: Callable[..., Any]
 
     def setup(self, module: torch.nn.Module, *, training: bool) -> None:
         """Move the module to the device, and make it ready for training. Communicates when `training`."""
+        ...
+
+    def adopt(self, module: torch.nn.Module, optimizers: list[Optimizer]) -> list[Optimizer]:
+        """Take the optimizers of the module that was set up for training; return those that are to be
+        stepped. Communicates where it returns others.
+        """
         ...
 
     def step_of(self, step: Callable[..., Any]) -> Callable[..., Any]:
@@ -93,6 +101,12 @@ class Strategy(Protocol):
 
     def reduce_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replace each gradient by the mean over ranks, absent ones counting as zero. Communicates."""
+        ...
+
+    def scale_gradients(self, parameters: Iterable[torch.nn.Parameter], factor: float | torch.Tensor) -> None:
+        """Multiply the reduced gradients of an optimizer's parameters by `factor`, a number or a tensor of
+        one.
+        """
         ...
 
     def reduce_after_backward(self, parameters: Iterable[torch.nn.Parameter]) -> None:

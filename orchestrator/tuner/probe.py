@@ -31,6 +31,8 @@ from orchestrator.profilers.profiler import PassThroughProfiler
 from orchestrator.saving import LastFit
 from orchestrator.settings import Settings
 from orchestrator.state import TrainState
+from orchestrator.strategies.sharding import refuse_sharded
+from orchestrator.transfer import build_transfer
 
 if TYPE_CHECKING:
     from orchestrator.trainer import Trainer
@@ -110,7 +112,7 @@ class Probe(Engine):
     def _prepare(self) -> None:
         fit = self.job.fn == "fit"
         self.strategy.setup(self.module, training=fit)
-        self.transfer = self._build_transfer()
+        self.transfer = build_transfer(self.hooks, self.place.device, self.precision.dtype)
         if fit:
             self._configure_optimizers()
 
@@ -133,9 +135,15 @@ def copied(engine: Engine, purpose: str) -> Iterator[LightningModule]:
         purpose: What it is for, for the message.
 
     Raises:
-        MisconfigurationError: It cannot be copied.
+        MisconfigurationError: It cannot be copied, or each rank has a part of it only.
     """
     module = engine.module
+    refuse_sharded(
+        engine.strategy,
+        purpose,
+        "it tries on a copy of the weights",
+        "Find the value with strategy='ddp' or in one process, and leave it out here.",
+    )
     try:
         twin = copy.deepcopy(module)
     except Exception as error:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from modules import rng
 from modules.datamodule import LightningDataModule
 from modules.module import LightningModule
-from orchestrator import arguments
+from orchestrator.call_arguments import check_loaders, make_job
 from orchestrator.callbacks.batch_size_finder import BatchSizeFinder
 from orchestrator.callbacks.callback import Callback
 from orchestrator.callbacks.lr_finder import LearningRateFinder
@@ -169,13 +169,13 @@ class Tuner:
         """Refuse to search where the trainer would search once more by itself."""
         if any(isinstance(item, kind) for item in self._trainer.callbacks):
             raise MisconfigurationError(
-                f"The trainer has a {kind.__name__} among its callbacks, which searches when it trains. "
+                f"The trainer has {kind.__name__} among its callbacks, which searches when it trains. "
                 "Leave it out, or do not use the Tuner."
             )
 
     def _job(self, fn: str, model: Any, loaders: dict[str, Any], datamodule: Any) -> Job:
-        job = arguments.make_job(fn, model, datamodule, loaders, return_predictions=False, verbose=False)
-        arguments.check_loaders(job, self._trainer.settings, self._trainer.plan.num_workers)
+        job = make_job(fn, model, datamodule, loaders, return_predictions=False, verbose=False)
+        check_loaders(job, self._trainer.settings, self._trainer.plan.num_workers)
         return job
 
     def _run(self, job: Job, finder: LearningRateFinder | BatchSizeFinder) -> None:
@@ -187,4 +187,4 @@ class Tuner:
         bare = bare_trainer(trainer, [finder], settings)
         with rng.isolated(), attached_as_before(job.module, job.datamodule):
             bare._module, bare._datamodule = job.module, job.datamodule
-            bare._run(job)
+            bare._run(replace(job, only_tunes=True))

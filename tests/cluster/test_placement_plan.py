@@ -1,4 +1,4 @@
-"""Whether a request fits, and how that is said: the pure half of `placement`."""
+"""Whether a request fits, and how that is said: `fitting`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster import GroupSpec
-from cluster.placement import (
+from cluster.fitting import (
     BundlePlan,
     Node,
     capacity,
@@ -18,6 +18,7 @@ from cluster.placement import (
     fits,
     plan_bundles,
 )
+from cluster.labels import matches
 
 
 def test_without_num_nodes_each_worker_has_a_bundle() -> None:
@@ -49,26 +50,33 @@ def test_capacity_counts_in_rays_grain(need: dict[str, float], has: dict[str, fl
 
 
 @given(
-    st.lists(st.integers(0, 4), min_size=1, max_size=4),
-    st.integers(1, 6),
+    st.lists(st.tuples(st.integers(0, 4), st.sampled_from("ab")), min_size=1, max_size=4),
+    st.lists(st.sampled_from(["", "a", "b", "!a", "in(a, b)"]), min_size=1, max_size=6),
     st.integers(1, 2),
     st.sampled_from(["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]),
 )
 def test_fits_agrees_with_trying_every_placement(
-    cpus: list[int], count: int, need: int, strategy: str
+    nodes: list[tuple[int, str]], conditions: list[str], need: int, strategy: str
 ) -> None:
-    """The rule gives the same answer as trying all ways to put the bundles on the nodes."""
-    plan = BundlePlan(bundle={"CPU": need}, count=count, strategy=strategy, bundle_of_worker=())
+    """The rule gives the same answer as trying all ways to put the bundles on the nodes, labels included."""
+    selectors = tuple((("zone", condition),) if condition else () for condition in conditions)
+    count = len(conditions)
+    plan = BundlePlan(
+        bundle={"CPU": need}, count=count, strategy=strategy, bundle_of_worker=(), selectors=selectors
+    )
+    cpus, labels = [amount for amount, _ in nodes], [{"zone": zone} for _, zone in nodes]
 
-    def allowed(nodes: tuple[int, ...]) -> bool:
-        if strategy == "STRICT_PACK" and len(set(nodes)) > 1:
+    def allowed(places: tuple[int, ...]) -> bool:
+        if strategy == "STRICT_PACK" and len(set(places)) > 1:
             return False
-        if strategy == "STRICT_SPREAD" and len(set(nodes)) < count:
+        if strategy == "STRICT_SPREAD" and len(set(places)) < count:
             return False
-        return all(nodes.count(node) * need <= cpus[node] for node in nodes)
+        return all(places.count(node) * need <= cpus[node] for node in places) and all(
+            matches(selector, labels[node]) for selector, node in zip(selectors, places, strict=True)
+        )
 
-    tried = any(allowed(nodes) for nodes in itertools.product(range(len(cpus)), repeat=count))
-    assert fits(plan, [{"CPU": float(amount)} for amount in cpus]) == tried
+    tried = any(allowed(places) for places in itertools.product(range(len(nodes)), repeat=count))
+    assert fits(plan, [{"CPU": float(amount)} for amount in cpus], labels) == tried
 
 
 def test_the_arithmetic_is_told_per_node() -> None:
@@ -79,3 +87,19 @@ def test_the_arithmetic_is_told_per_node() -> None:
     assert describe_nodes(plan, [node]) == (
         "  node 10.0.0.1: {CPU: 4, GPU: 8}, free {CPU: 1, GPU: 8}, room for 2, now 0"
     )
+
+
+def test_labels_are_told_with_the_arithmetic() -> None:
+    """A reader sees which labels were asked for, and which nodes do not carry them."""
+    plan = plan_bundles(GroupSpec.create(2, label_selector={"zone": "a"}))
+    nodes = [
+        Node(address=address, total={"CPU": 4.0}, free={"CPU": 4.0}, labels=labels)
+        for address, labels in (("10.0.0.1", {"zone": "a"}), ("10.0.0.2", {}))
+    ]
+    assert describe_request(plan) == "2 x {CPU: 1} (PACK), all on nodes with zone=a"
+    assert describe_nodes(plan, nodes).splitlines() == [
+        "  node 10.0.0.1: {CPU: 4}, free {CPU: 4}, room for 4, now 4, zone=a",
+        "  node 10.0.0.2: {CPU: 4}, free {CPU: 4}, room for 4, now 4, zone=(none): not wanted",
+    ]
+    mixed = plan_bundles(GroupSpec.create(3, label_selector=[{"zone": "a"}, {"zone": "a"}, {}]))
+    assert describe_request(mixed) == "3 x {CPU: 1} (PACK), 2 on nodes with zone=a"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster import GroupSpec, WorkerDied, WorkerGroup
+from cluster import GroupSpec, RunLost, WorkerDied, WorkerGroup
 from cluster.context import WorkerContext
 from cluster.recovery import Recovered, RecoveryPolicy
 from cluster.session import connect
@@ -125,3 +125,43 @@ def test_an_exception_of_the_callable_is_no_loss(group: WorkerGroup) -> None:
 
     with pytest.raises(ValueError, match="fault of the callable"):
         group.run(count_together, fail, recovery=RecoveryPolicy(wait_s=120))
+
+
+def give_up_when_broken(context: WorkerContext) -> list[int]:
+    """Add up ranks' numbers; a rank that loses a peer cannot go on."""
+    import torch
+    import torch.distributed as dist
+
+    if context.joining:
+        context.rejoin()
+    try:
+        for step in range(_STEPS):
+            if step == 20 and context.rank == 1 and not context.ask("was one killed?"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            number = torch.tensor(step)
+            dist.all_reduce(number)
+    except RuntimeError as error:
+        raise RunLost("it cannot go on") from error
+    return [os.getpid(), int(number)]
+
+
+def test_a_run_that_cannot_go_on_can_be_called_again(group: WorkerGroup) -> None:
+    """Where the survivors end over a loss, the group is made whole with its other processes, and says so."""
+    before = [worker.pid for worker in group.workers]
+    told: list[Recovered] = []
+    policy = RecoveryPolicy(max_failures=1, wait_s=120)
+    for last in (False, True):
+        arguments: dict[str, Any] = {
+            "recovery": policy,
+            "on_recovered": told.append,
+            "on_ask": lambda rank, question: bool(told),
+        }
+        if last:
+            results = group.run(give_up_when_broken, **arguments)
+        else:
+            with pytest.raises(RunLost):
+                group.run(give_up_when_broken, **arguments)
+    assert [each.ranks for each in told] == [(1,)]
+    after = [pid for pid, _ in results]
+    assert [rank for rank in range(3) if before[rank] != after[rank]] == [1]
+    assert [total for _, total in results] == [3 * (_STEPS - 1)] * 3

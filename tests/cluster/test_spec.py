@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.train import ScalingConfig
 
 from cluster import GroupSpec, SpecError
 
@@ -69,6 +70,13 @@ def test_given_threads_win() -> None:
         ({"num_workers": 1, "resources_per_worker": {"CPU": 0.00001}}, "smallest amount"),
         ({"num_workers": 1, "resources_per_worker": {"GPU": 1.5}}, "Use 2"),
         ({"num_workers": 1, "use_gpu": True, "resources_per_worker": {"GPU": 0}}, "use_gpu=True contradicts"),
+        ({"num_workers": 2, "label_selector": [{"a": "b"}]}, "1 selectors for 2 workers"),
+        ({"num_workers": 1, "label_selector": "zone=a"}, "label_selector='zone=a'"),
+        ({"num_workers": 1, "label_selector": {"zone": "in()"}}, r"label_selector\['zone'\]='in\(\)'"),
+        ({"num_workers": 1, "label_selector": {"-": "a"}}, "the label '-'"),
+        ({"num_workers": 2, "label_selector": [{"a": "b"}, {}], "spares": 1}, "contradicts spares=1"),
+        ({"num_workers": 2, "label_selector": [{"a": "b"}, {}], "num_nodes": 2}, "contradicts num_nodes=2"),
+        ({"num_workers": 1, "label_selector": {"a": "b"}, "placement_group": 1}, "contradicts a placement"),
         ({"num_workers": 1, "colour": "red"}, "no field colour"),
     ],
 )
@@ -102,4 +110,29 @@ def test_an_elastic_scaling_config_is_refused() -> None:
         num_workers=(1, 4), use_gpu=False, resources_per_worker=None, placement_strategy="PACK"
     )
     with pytest.raises(SpecError, match=r"num_workers=\(1, 4\)"):
+        GroupSpec.from_scaling_config(config)
+
+
+def test_an_accelerator_type_is_asked_for_as_ray_does() -> None:
+    """A type of GPU is a small share of the resource that nodes with such GPUs have."""
+    config = ScalingConfig(num_workers=2, use_gpu=True, accelerator_type="H100")
+    spec = GroupSpec.from_scaling_config(config)
+    assert dict(spec.resources_per_worker) == {"CPU": 1.0, "GPU": 1.0, "accelerator_type:H100": 0.001}
+    assert spec.backend == "nccl"
+
+
+def test_labels_go_to_every_worker_or_to_each_its_own() -> None:
+    """One selector holds for all workers, a list has one for each; spares get that of all."""
+    both = GroupSpec.from_scaling_config(ScalingConfig(num_workers=2, label_selector={"zone": "a"}), spares=1)
+    assert both.label_selectors == ((("zone", "a"),), (("zone", "a"),))
+    assert both.for_spares().label_selectors == ((("zone", "a"),),)
+    each = GroupSpec.create(2, label_selector=[{"zone": "a"}, {}])
+    assert each.label_selectors == ((("zone", "a"),), ())
+    assert GroupSpec.create(2, label_selector={}).label_selectors == ()
+
+
+def test_tpus_are_refused() -> None:
+    """A config for TPUs is refused by name, before anything starts."""
+    config = SimpleNamespace(num_workers=4, use_tpu=True)
+    with pytest.raises(SpecError, match="use_tpu=True"):
         GroupSpec.from_scaling_config(config)

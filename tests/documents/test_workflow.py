@@ -119,13 +119,7 @@ def test_accelerators_that_are_not_supported_are_one_error(accelerator: str) -> 
         fitted(accelerator=accelerator)
 
 
-def test_a_strategy_that_is_not_there_is_one_error() -> None:
-    """DeepSpeed is refused by its name, with what to use."""
-    with pytest.raises(pl.MisconfigurationError, match=r"strategy='deepspeed'.*fsdp"):
-        fitted(strategy="deepspeed")
-
-
-@pytest.mark.parametrize("strategy", ["ddp_spawn", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "fsdp", "deepspeed"])
 def test_other_strategies(strategy: str) -> None:
     """Each strategy that the text names trains."""
     before = fitted(max_epochs=0)

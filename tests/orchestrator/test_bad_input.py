@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import orchestrator as pl
-from modules.module import LightningModule
+from modules.module_hooks import ModuleHooks
 from orchestrator.callbacks.callback import Callback
 from orchestrator.errors import MisconfigurationError
 from tests.orchestrator.tiny import Tiny, Validated, loader, loss_of, points, quiet_trainer
@@ -370,7 +370,7 @@ def module_hooks() -> list[str]:
     """The module's methods that a fit with validation calls."""
     names = [
         name
-        for name in vars(LightningModule)
+        for name in vars(ModuleHooks)
         if name.startswith(("on_", "configure_", "optimizer_"))
         and callable(getattr(pl.LightningModule, name))
         and "test" not in name
@@ -570,3 +570,45 @@ def test_every_error_says_what_to_do() -> None:
         messages.append(str(caught.value))
     verbs = re.compile(r"\. (Use|Give|Pass|Return|Define|Leave|Put|Log)\b")
     assert [message for message in messages if not verbs.search(message)] == []
+
+
+@pytest.mark.parametrize("returned", [3, [3], "x", Callback])
+def test_callbacks_that_a_module_configures_are_callbacks(returned: Any) -> None:
+    """What configure_callbacks returns besides callbacks is named."""
+
+    class Configures(Tiny):
+        def configure_callbacks(self) -> Any:
+            return returned
+
+    with pytest.raises(
+        MisconfigurationError, match=r"Configures\.configure_callbacks returned .* no Callback"
+    ):
+        quiet_trainer().fit(Configures(), loader(8))
+
+
+@pytest.mark.parametrize("argument", ["scaling_config", "placement_group"])
+def test_objects_of_ray_are_told_from_others(argument: str) -> None:
+    """What is no object of Ray's is refused where the Trainer is made."""
+    with pytest.raises(MisconfigurationError, match=rf"Trainer\({argument}=3\) is a int. Give .*ray\."):
+        quiet_trainer(**{argument: 3})
+
+
+def test_an_infinite_interval_is_refused() -> None:
+    """val_check_interval has no way of saying never but its siblings; infinity is refused."""
+    with pytest.raises(MisconfigurationError, match=r"Trainer\(val_check_interval=inf\)"):
+        quiet_trainer(val_check_interval=float("inf"))
+
+
+def test_a_hook_that_fails_after_a_failure_is_a_note_of_it() -> None:
+    """An exception in on_exception does not hide the one before, and is told with it."""
+
+    class Falls(Callback):
+        def on_train_start(self, trainer: Any, module: Any) -> None:
+            raise KeyError("first")
+
+        def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
+            raise OSError("no space left")
+
+    with pytest.raises(KeyError, match="first") as caught:
+        quiet_trainer(Falls()).fit(Tiny(), loader(8))
+    assert caught.value.__notes__ == ["Afterwards a hook failed too: OSError: no space left"]

@@ -469,6 +469,18 @@ def test_a_lightning_callback_stops_and_saves_through_the_trainer(lightning: Any
     assert trainer.global_step == 3 and (tmp_path / "stopped.ckpt").exists()
 
 
+def test_a_lightning_callback_may_set_the_limits(lightning: Any) -> None:
+    """trainer.fit_loop.max_epochs set by a callback of Lightning's ends our training."""
+
+    class Shortens(lightning.Callback):  # type: ignore[misc]
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            trainer.fit_loop.max_epochs = 2
+
+    trainer = trainer_of(pl, Shortens(), max_epochs=5)
+    trainer.fit(module_of(lightning)(), loader(8), loader(4))
+    assert (trainer.current_epoch, trainer.max_epochs) == (2, 2)
+
+
 def test_a_metric_object_is_logged(lightning: Any) -> None:
     """A torchmetrics object inside a Lightning module is computed over the epoch."""
     torchmetrics = pytest.importorskip("torchmetrics")

@@ -327,6 +327,49 @@ def test_a_given_batch_size_is_the_weight() -> None:
     assert values(trainer.callback_metrics)["x_epoch"] == pytest.approx((0 + 1 + 2 + 3 + 4 * 10) / 14)
 
 
+@pytest.mark.parametrize("kind", [float, torch.tensor])
+@pytest.mark.parametrize("weight", [int, torch.tensor])
+def test_what_weighs_nothing_does_not_count(kind: Any, weight: Any) -> None:
+    """A batch size of 0 leaves the value out of the mean, NaN too."""
+
+    class Masked(Tiny):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            value = 2.0 if batch_idx == 0 else math.nan
+            self.log(
+                "a", kind(value), on_step=False, on_epoch=True, batch_size=weight(3 if batch_idx == 0 else 0)
+            )
+            return super().training_step(batch, batch_idx)
+
+    trainer = quiet_trainer()
+    trainer.fit(Masked(), loader(8))
+    assert trainer.callback_metrics["a"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("batch_size", "x"),
+        ("batch_size", -1),
+        ("batch_size", True),
+        ("batch_size", torch.ones(2)),
+        ("prog_bar", "yes"),
+        ("logger", "no"),
+        ("on_step", 3),
+        ("sync_dist", None),
+    ],
+)
+def test_arguments_of_log_that_cannot_be_are_refused(option: str, value: Any) -> None:
+    """An argument of another type or range is named, with what was found."""
+
+    class Slips(Tiny):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log("a", 1.0, **{"on_epoch": True, option: value})
+            return super().training_step(batch, batch_idx)
+
+    with pytest.raises(MisconfigurationError, match=rf"self\.log\('a', {option}=.*Use "):
+        quiet_trainer().fit(Slips(), loader(8))
+
+
 @pytest.mark.parametrize("reduce_fx", ["median", None, len])
 def test_an_unknown_reduction_is_refused(reduce_fx: Any) -> None:
     """Another reduce_fx than mean, sum, min and max is refused, naming those."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.train import ScalingConfig
 
 import orchestrator as pl
 from cluster.spec import GroupSpec
@@ -94,6 +95,16 @@ def scaling(num_workers: Any, use_gpu: bool = False) -> Any:
             "Runs on 4 Ray workers, on CPUs: strategy ddp over gloo, precision 32-true.",
         ),
         (
+            {
+                "scaling_config": ScalingConfig(
+                    num_workers=2, placement_strategy="SPREAD", label_selector={"zone": "in(a, b)"}
+                ),
+                "spares": 1,
+            },
+            "Runs on 2 Ray workers, on CPUs, placed by SPREAD, on nodes with zone=in(a, b), 1 spare standing "
+            "by: strategy ddp over gloo, precision 32-true.",
+        ),
+        (
             {"placement_group": object()},
             "Runs on 1 Ray worker, on CPUs: strategy single over gloo, precision 32-true.",
         ),
@@ -174,6 +185,18 @@ def test_the_plan_says_where_it_runs(arguments: dict[str, Any], expected: str) -
         (
             {"devices": 2, "resources_per_worker": (("GPU", 1.5),)},
             r"impossible group: resources_per_worker\['GPU'\]=1\.5 is refused by Ray.* Use 2",
+        ),
+        ({"spares": 1}, r"spares=1\): spares stand by .* stays in this process"),
+        (
+            {"scaling_config": ScalingConfig(num_workers=2, label_selector={"zone": "a b"})},
+            r"impossible group: label_selector\['zone'\]='a b' is not a condition",
+        ),
+        (
+            {
+                "scaling_config": ScalingConfig(num_workers=2, label_selector={"zone": "a"}),
+                "placement_group": object(),
+            },
+            r"impossible group: label_selector contradicts a placement_group",
         ),
         (
             {"devices": 1, "resources_per_worker": (("GPU", 1.0),)},

@@ -63,6 +63,7 @@ DEFAULTS = {
     "barebones": False,
     "resources_per_worker": None,
     "threads_per_worker": None,
+    "spares": 0,
     "sync_batchnorm": False,
     "deterministic": False,
     "benchmark": None,
@@ -154,7 +155,8 @@ REFUSED: dict[str, tuple[list[Any], str]] = {
     "accelerator": (["tpu", "HPU", "cpus", None, 1], "Use one of auto, cpu, gpu, cuda, mps."),
     "strategy": (
         ["ddpp", "ddp_find_unused_parameters", None, 3],
-        "Use 'auto', 'single', 'ddp', 'fsdp', or one of orchestrator.strategies, such as DDPStrategy(...).",
+        "Use 'auto', 'single', 'ddp', 'fsdp', 'deepspeed', or one of orchestrator.strategies, such as "
+        "DDPStrategy(...).",
     ),
     "devices": (
         [0, -2, True, 1.5, "0", "two", [], "a,b", [-1], [True], None],
@@ -207,6 +209,7 @@ REFUSED: dict[str, tuple[list[Any], str]] = {
         "Use a dictionary like {'CPU': 1, 'GPU': 0.5}.",
     ),
     "threads_per_worker": ([*_WHOLE, 0], "Use a whole number of at least 1 or None."),
+    "spares": ([-1, 1.5, True, "one", None], "Use a whole number of at least 0."),
     "start_timeout_s": ([0, -1, math.nan, math.inf, True, None, "60"], "Use a number of seconds above 0."),
     "collective_timeout_s": ([0, -1, math.nan, math.inf, True, None], "Use a number of seconds above 0."),
 }

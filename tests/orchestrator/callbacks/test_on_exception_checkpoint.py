@@ -66,7 +66,7 @@ def test_it_stands_for_a_checkpoint_callback(tmp_path: Path) -> None:
     found = quiet_trainer(OnExceptionCheckpoint(tmp_path), pl.Callback(), enable_checkpointing=True)
     assert [type(item) for item in found.callbacks] == [pl.Callback, OnExceptionCheckpoint]
     assert found.checkpoint_callbacks == [found.checkpoint_callback] == [found.callbacks[1]]
-    with pytest.raises(MisconfigurationError, match="has a OnExceptionCheckpoint among its callbacks"):
+    with pytest.raises(MisconfigurationError, match="has OnExceptionCheckpoint among its callbacks"):
         quiet_trainer(OnExceptionCheckpoint(tmp_path))
 
 

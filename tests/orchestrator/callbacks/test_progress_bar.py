@@ -53,7 +53,7 @@ def test_the_trainer_has_a_bar_unless_none_is_wanted() -> None:
 
 def test_contradictions_are_refused() -> None:
     """A bar that was turned off and given at once, and two bars, are errors that name them."""
-    with pytest.raises(MisconfigurationError, match=r"Trainer\(enable_progress_bar=False\) has a TQDMProgr"):
+    with pytest.raises(MisconfigurationError, match="=False\\) has TQDMProgressBar among"):
         quiet_trainer(TQDMProgressBar())
     with pytest.raises(MisconfigurationError, match="has 2 of a kind: RichProgressBar, TQDMProgressBar"):
         quiet_trainer(RichProgressBar(), TQDMProgressBar(), **ON)

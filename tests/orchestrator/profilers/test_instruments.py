@@ -13,7 +13,7 @@ import orchestrator as pl
 from orchestrator.profilers import PassThroughProfiler, SimpleProfiler
 from tests.orchestrator.groups import Net, group_trainer
 from tests.orchestrator.groups import loader as group_loader
-from tests.orchestrator.tiny import Tiny, Validated, assert_equal_weights, loader, quiet_trainer
+from tests.orchestrator.tiny import Tiny, Validated, assert_equal_weights, loader, loss_of, quiet_trainer
 
 
 class Watches(pl.Callback):
@@ -93,6 +93,31 @@ def test_a_failed_run_gives_back_everything(caplog: pytest.LogCaptureFixture) ->
         quiet_trainer(profiler="simple").fit(module, loader(8))
     assert "training_step" not in vars(module)
     assert any("training_step" in record.getMessage() for record in caplog.records)
+
+
+class StepsItself(Tiny):
+    """Optimises by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
+        self.manual_backward(loss_of(self.net, batch))
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_steps_by_hand_are_measured() -> None:
+    """A module that steps its optimizer itself has those steps in the profile."""
+    profiler = SimpleProfiler()
+    quiet_trainer(profiler=profiler, max_epochs=1).fit(StepsItself(), loader(8))
+    batches = len(profiler.recorded_durations["training_step"])
+    assert batches > 0
+    assert len(profiler.recorded_durations["optimizer_step"]) == batches
+    assert len(profiler.recorded_durations["optimizer_zero_grad"]) == batches
 
 
 def test_without_a_profiler_nothing_is_touched() -> None:

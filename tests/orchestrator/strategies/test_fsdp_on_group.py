@@ -11,7 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import orchestrator as pl
-from orchestrator.callbacks import ModelCheckpoint
+from orchestrator.callbacks import (
+    EMAWeightAveraging,
+    LearningRateFinder,
+    ModelCheckpoint,
+    ModelPruning,
+    StochasticWeightAveraging,
+)
 from orchestrator.errors import MisconfigurationError
 from orchestrator.strategies import FSDPStrategy
 from tests.orchestrator.groups import Net, group_trainer, loader
@@ -202,3 +208,33 @@ def test_a_checkpoint_within_a_window_is_refused(tmp_path: Path) -> None:
         RuntimeError, match=r"within a window of 2 accumulated batches.*after an optimizer step"
     ):
         fitted(tmp_path, "fsdp", accumulate_grad_batches=2, callbacks=[SavesEarly()])
+
+
+class StepsItself(Net):
+    """Optimises by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+        self.manual_backward(self.loss(batch))
+
+
+@pytest.mark.parametrize(
+    ("module", "callback", "named"),
+    [
+        (StepsItself(), None, "StepsItself.automatic_optimization=False"),
+        (Net(), EMAWeightAveraging(), "EMAWeightAveraging"),
+        (Net(), StochasticWeightAveraging(0.1), "StochasticWeightAveraging"),
+        (Net(), ModelPruning("l1_unstructured"), "ModelPruning"),
+        (Net(), LearningRateFinder(update_attr=False, num_training_steps=2), "learning-rate range test"),
+    ],
+)
+def test_what_needs_whole_weights_is_refused(
+    tmp_path: Path, module: pl.LightningModule, callback: pl.Callback | None, named: str
+) -> None:
+    """What steps, copies or compares whole weights ends in one line that says what to use instead."""
+    trainer = group_trainer(tmp_path, strategy="fsdp", callbacks=[] if callback is None else [callback])
+    with pytest.raises(MisconfigurationError, match=rf"{named} and Trainer\(strategy='fsdp'\): .*ddp"):
+        trainer.fit(module, loader(16))

@@ -198,7 +198,7 @@ def test_data_that_cannot_follow_is_refused() -> None:
         tuner.scale_batch_size(Sized(), batch_arg_name="size")
     with pytest.raises(MisconfigurationError, match=r"batches of 4 whatever self.batch_size is: \[2, 4\]"):
         tuner.scale_batch_size(Ignores())
-    with pytest.raises(MisconfigurationError, match="has a BatchSizeFinder among its callbacks"):
+    with pytest.raises(MisconfigurationError, match="has BatchSizeFinder among its callbacks"):
         Tuner(quiet_trainer(BatchSizeFinder())).scale_batch_size(Sized())
 
 
@@ -268,3 +268,19 @@ def test_a_group_takes_what_fits_everywhere(tmp_path: Any) -> None:
     trainer = group_trainer(tmp_path, max_epochs=1)
     trainer.fit(module)
     assert trainer.global_step == 13
+
+
+def test_a_schedule_over_the_length_of_training_is_no_hindrance() -> None:
+    """A module that plans its schedule by the estimated steps can be searched, by either way."""
+
+    class Cycling(Sized):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            steps = self.trainer.estimated_stepping_batches
+            cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=steps)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
+
+    assert Tuner(quiet_trainer()).scale_batch_size(Cycling()) == 16
+    module, trainer = Cycling(), quiet_trainer(BatchSizeFinder())
+    trainer.fit(module)
+    assert (module.batch_size, trainer.global_step) == (16, 4)

@@ -239,6 +239,21 @@ def test_schedulers_and_callbacks_take_no_part() -> None:
     assert Tuner(quiet_trainer(Never())).lr_find(Scheduled(), num_training=30) is not None
 
 
+def test_a_schedule_over_the_length_of_training_is_no_hindrance() -> None:
+    """A module that plans its schedule by the estimated steps can be tried, by the Tuner and by callback."""
+
+    class Cycling(Rated):
+        def configure_optimizers(self) -> Any:
+            optimizer = super().configure_optimizers()
+            steps = self.trainer.estimated_stepping_batches
+            cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=self.lr, total_steps=steps)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
+
+    assert Tuner(quiet_trainer()).lr_find(Cycling(), num_training=30) is not None
+    module = fitted(Cycling(), LearningRateFinder(num_training_steps=30))
+    assert module.trainer.global_step == 24
+
+
 def test_what_the_module_sends_to_its_logger_is_dropped(tmp_path: Any) -> None:
     """A module that writes to its logger's experiment runs in the test, and nothing is written."""
 
@@ -324,7 +339,7 @@ def test_modules_that_cannot_be_tuned_are_refused() -> None:
         tuner.lr_find(NoOptimizer())
     with pytest.raises(MisconfigurationError, match="Rated cannot be copied: TypeError"):
         tuner.lr_find(stuck)
-    with pytest.raises(MisconfigurationError, match="has a LearningRateFinder among its callbacks"):
+    with pytest.raises(MisconfigurationError, match="has LearningRateFinder among its callbacks"):
         Tuner(quiet_trainer(LearningRateFinder())).lr_find(Rated())
 
 

@@ -1,0 +1,181 @@
+"""A fit on a group goes through the loss of workers: bit for bit as if nothing had happened."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+import orchestrator as pl
+from orchestrator.callbacks import Callback, EarlyStopping, ModelCheckpoint
+
+pytestmark = pytest.mark.ray
+ROWS, FEATURES = 66, 6
+
+
+class Points(Dataset[tuple[Tensor, Tensor]]):
+    """Samples with a random augmentation, drawn where they are read."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.x = torch.randn(ROWS, FEATURES, generator=generator)
+        self.y = self.x.sum(1, keepdim=True)
+
+    def __len__(self) -> int:
+        return ROWS
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        noise = 0.01 * torch.randn(FEATURES) + 0.01 * random.random() + 0.01 * float(np.random.rand())
+        return self.x[index] + noise, self.y[index]
+
+
+class Net(pl.LightningModule):
+    """Has all that a rank may have for itself: dropout, batch statistics, metrics, a schedule; and dies.
+
+    Args:
+        fault: (place, rank, step): where which rank ends itself, once; None nowhere.
+        mark: A file that is there once it has.
+    """
+
+    def __init__(self, fault: tuple[str, int, int] | None = None, mark: Path = Path("unused")) -> None:
+        super().__init__()
+        self.fault, self.mark = fault, mark
+        self.net = nn.Sequential(
+            nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 1)
+        )
+
+    def die(self, place: str) -> None:
+        """End this process, where the fault says so."""
+        if self.fault != (place, self.trainer.global_rank, self.trainer.global_step) or self.mark.exists():
+            return
+        self.mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.die("forward")
+        loss = nn.functional.mse_loss(self.net(batch[0]), batch[1])
+        self.log("loss", loss, on_step=True, on_epoch=True, sync_dist=True)
+        return loss
+
+    def on_after_backward(self) -> None:
+        self.die("after backward")
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        self.die("before step")
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.die("batch end")
+        self.log("noise", float(torch.rand(())), on_epoch=True, on_step=False, sync_dist=True)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.die("validation")
+        self.log("val", nn.functional.mse_loss(self.net(batch[0]), batch[1]), sync_dist=True)
+
+    def on_train_epoch_end(self) -> None:
+        self.die("epoch end")
+
+    def on_train_epoch_start(self) -> None:
+        self.die("epoch start")
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters(), lr=0.01)
+        return [optimizer], [{"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 3), "interval": "step"}]
+
+
+class Pids(Callback):
+    """Notes each rank's process."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        (self.directory / f"{trainer.global_rank}.{os.getpid()}").touch()
+
+
+def fit(
+    root: Path, ranks: int, fault: tuple[str, int, int] | None = None, **arguments: Any
+) -> dict[str, Any]:
+    """Train, and return what identifies the result."""
+    pids = root / "pids"
+    pids.mkdir(parents=True)
+    pl.seed_everything(3, verbose=False)
+    module = Net(fault, root / "mark")
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=ranks,
+        resources_per_worker={"CPU": 0.1},
+        default_root_dir=root,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=pl.loggers.CSVLogger(root),
+        start_timeout_s=300,
+        max_epochs=3,
+        log_every_n_steps=4,
+        callbacks=[
+            Pids(pids),
+            EarlyStopping("val", patience=5),
+            ModelCheckpoint(dirpath=root / "ckpt", monitor="val", save_top_k=2),
+        ],
+        **arguments,
+    )
+    trainer.fit(
+        module,
+        DataLoader(Points(), batch_size=4, shuffle=True),
+        DataLoader(Points(), batch_size=16),
+    )
+    digest = hashlib.sha256()
+    for tensor in module.state_dict().values():
+        digest.update(tensor.numpy().tobytes())
+    assert fault is None or (root / "mark").exists()
+    return {
+        "weights": digest.hexdigest(),
+        "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
+        "steps": trainer.global_step,
+        "samples": trainer.samples_seen,
+        "files": sorted(path.name for path in (root / "ckpt").iterdir()),
+        "rows": (Path(trainer.log_dir or "") / "metrics.csv").read_text().splitlines(),
+        "rng": float(torch.rand(())),
+        "processes": sorted(int(path.name.partition(".")[0]) for path in pids.iterdir()),
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The run without a loss."""
+    return fit(tmp_path_factory.mktemp("undisturbed"), 3)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ("forward", 1, 3),
+        ("after backward", 0, 3),
+        ("before step", 2, 4),
+        ("batch end", 1, 3),
+        ("batch end", 0, 4),
+        ("validation", 1, 6),
+        ("epoch end", 2, 6),
+        ("epoch start", 0, 6),
+    ],
+    ids=lambda fault: "-".join(map(str, fault)),
+)
+def test_a_killed_worker_leaves_no_trace(
+    undisturbed: dict[str, Any], fault: tuple[str, int, int], tmp_path: Path
+) -> None:
+    """Wherever in a step or between steps a worker is killed, weights, metrics, files and random states are
+    those of the undisturbed run, and only the lost rank has had two processes.
+    """
+    found = fit(tmp_path, 3, fault, spares=1)
+    processes = found.pop("processes")
+    assert processes == sorted([0, 1, 2, fault[1]])
+    expected = {name: value for name, value in undisturbed.items() if name != "processes"}
+    assert found == expected
