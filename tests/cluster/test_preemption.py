@@ -96,7 +96,7 @@ def test_a_worker_that_heeds_nothing_ends_without_a_dump(
         if rank == 1:
             os.kill(pair.workers[1].pid, signal.SIGTERM)
 
-    with pytest.raises(WorkerDied, match="Rank 1"):
+    with pytest.raises(WorkerDied, match="process of rank 1 of 2"):
         pair.run(wait, on_event=on_event)
     assert "SIGTERM received" not in "".join(capfd.readouterr())
 
