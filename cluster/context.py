@@ -32,6 +32,10 @@ class WorkerContext:
         where: set it to a function that says what is being done ("epoch 3, step 41"). It is asked only when
             the callable fails, for the error report.
         hidden: top-level packages whose frames are left out of the error report.
+        heeds_notices: set it to True where the run was given `on_notice`: a SIGTERM to this process is then
+            told to the driver, instead of ending it.
+        position: set it to a function that says how far this worker has come: what `WorkerGroup.announce`
+            returns. It is called from another thread.
     """
 
     __slots__ = (
@@ -39,6 +43,7 @@ class WorkerContext:
         "_mailbox",
         "_membership",
         "device",
+        "heeds_notices",
         "hidden",
         "joining",
         "local_rank",
@@ -47,6 +52,7 @@ class WorkerContext:
         "node_ip",
         "node_rank",
         "num_nodes",
+        "position",
         "rank",
         "recovers",
         "signals",
@@ -78,6 +84,8 @@ class WorkerContext:
         self.signals = signals
         self.where: Callable[[], str] | None = None
         self.hidden: tuple[str, ...] = ()
+        self.heeds_notices = False
+        self.position: Callable[[], Any] | None = None
         self._mailbox = mailbox
         self._membership = membership
         self._beacon = beacon

@@ -56,10 +56,14 @@ class Members(Protocol):
     """
 
     @property
-    def workers(self) -> Sequence[WorkerInfo]: ...  # noqa: D102
+    def workers(self) -> Sequence[WorkerInfo]:
+        """Who they are, in rank order."""
+        ...
 
     @property
-    def actors(self) -> Sequence[Any]: ...  # noqa: D102
+    def actors(self) -> Sequence[Any]:
+        """Their actors, in rank order."""
+        ...
 
     def cause_of_death(self, rank: int) -> str | None:
         """Why the group itself has counted the rank as lost, if it has."""

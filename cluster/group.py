@@ -14,9 +14,11 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from cluster import actors
+from cluster import actors, preemption
 from cluster.dispatch import Dispatch, Listeners, OnAsk, OnEvent, OnOutput, OnRecovered
 from cluster.errors import GroupError, RunLost, StartError
+from cluster.failure import explain_death
+from cluster.preemption import DrainWatch, Notice, OnNotice
 from cluster.ranks import WorkerInfo
 from cluster.recovery import Recovered, RecoveryPolicy
 from cluster.roster import Roster
@@ -37,6 +39,7 @@ class WorkerGroup:
         self.spec = spec
         self._roster = Roster(spec)
         self._policy: RecoveryPolicy | None = None
+        self._noticed: set[int] = set()  # ranks that were told to go in this run
         self._runs = 0
         self._running = False
         self._ended = False
@@ -99,6 +102,7 @@ class WorkerGroup:
         on_ask: OnAsk | None = None,
         on_output: OnOutput | None = None,
         on_recovered: OnRecovered | None = None,
+        on_notice: OnNotice | None = None,
         recovery: RecoveryPolicy | None = None,
     ) -> list[T]:
         """Call `fn(context, *args)` on every worker and wait for all; each gets its own copy of fn and args.
@@ -113,6 +117,8 @@ class WorkerGroup:
             on_output: called with ("stdout" or "stderr", text) as rank 0 prints. None: written to this
                 process's streams.
             on_recovered: called after lost workers were replaced.
+            on_notice: called, from any thread, with each `Notice` that workers must go: Ray drains their
+                node, or they got a SIGTERM and heed it. The loss of such a worker is no failure that counts.
             recovery: how much is survived: lost workers are replaced, and the callable, which must be made
                 for it, goes on with `context.rejoin()`. None: the first loss ends the run.
 
@@ -137,6 +143,12 @@ class WorkerGroup:
             self._running = True
             self._runs += 1
             self._policy = recovery
+            self._noticed = set()
+        watch: DrainWatch | None = None
+        if on_notice is not None:
+            noticed = self._noting(on_notice)
+            on_event = preemption.sorted_out(on_event, noticed)
+            watch = DrainWatch(lambda: self.workers, noticed)
         listeners = Listeners(
             on_event=on_event, on_ask=on_ask, on_output=on_output, on_recovered=on_recovered
         )
@@ -153,6 +165,29 @@ class WorkerGroup:
             raise
         finally:
             self._running = False
+            if watch is not None:
+                watch.close()
+
+    def announce(self, name: str, value: object, timeout_s: float = 10.0) -> list[Any]:
+        """Set `context.signals[name]` on all workers, and return what each one's `context.position` said
+        right behind that: None from one whose callable has not begun. From any thread, while a run is under
+        way.
+
+        Raises:
+            GroupError: no run is under way, or not all workers have answered; some may know of the value.
+        """
+        import ray
+
+        if not self._running or self._ended:
+            raise GroupError(f"announce({name!r}) without a run. Call it while one is under way.")
+        lanes = [actor.announce.options(concurrency_group="signal") for actor in self.actors]
+        try:
+            return list(ray.get([lane.remote(self._runs, name, value) for lane in lanes], timeout=timeout_s))
+        except ray.exceptions.RayError as error:
+            raise GroupError(
+                f"announce({name!r}) did not reach all workers: {explain_death(str(error))}. "
+                "The run itself will tell."
+            ) from None
 
     def signal(self, name: str, value: object = True) -> None:
         """Set `context.signals[name]` on all workers for the run under way, if any. Does not wait."""
@@ -196,7 +231,8 @@ class WorkerGroup:
     def replace(self, lost: dict[int, str]) -> Recovered | None:
         """Replace lost workers during a run, as far as its policy allows. Called by the run itself."""
         policy = self._policy
-        if policy is None or not policy.take(len(lost)):
+        counted = len(lost.keys() - self._noticed) if lost else 1
+        if policy is None or (counted and not policy.take(counted)):
             return None
         began = time.monotonic()
         causes = self._roster.replace(lost, policy.wait_s)
@@ -206,6 +242,15 @@ class WorkerGroup:
             generation=self.generation,
             replaced_s=time.monotonic() - began,
         )
+
+    def _noting(self, on_notice: OnNotice) -> OnNotice:
+        """Return a listener that remembers the ranks of each notice before it is passed on."""
+
+        def note(notice: Notice) -> None:
+            self._noticed.update(notice.ranks)
+            on_notice(notice)
+
+        return note
 
     def give_up(self) -> None:
         """Make the callables of the run end that wait for others. Called by the run itself."""

@@ -30,9 +30,11 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from cluster import authentication, noise
+from cluster import authentication, exit_status, noise
 from cluster.environment import Changes, changes_since, defaulted, undo
 from cluster.errors import SessionError
+
+exit_status.keep_interrupts()
 
 _CONNECT_TIMEOUT_S = 5.0
 _SWEEP_AFTER_S = 600.0

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster import network, preflight, sources
+from cluster import network, preemption, preflight, sources
 from cluster.context import WorkerContext
 from cluster.errors import SerializationError
 from cluster.failure import Failure, describe
@@ -85,6 +85,8 @@ class Worker:
         self._runs_lock = threading.Lock()
         self._thread_id: int | None = None
         self._probe = preflight.Probe()
+        self._context: WorkerContext | None = None
+        preemption.set_handler(self._told_to_go)
 
     def prepare(self, env: Mapping[str, str]) -> Place:
         """Set the environment, import what every callable will need, and say where this process is."""
@@ -187,7 +189,7 @@ class Worker:
         context = WorkerContext(info, signals, mailbox, self._member(), self._beacon, recovers=recovers)
         if not context.joining:
             self._member().snapshots.forget()
-        self._thread_id = threading.get_ident()
+        self._thread_id, self._context = threading.get_ident(), context
         forward = mailbox.write if info.rank == 0 else None
         try:
             with captured(tail, forward), restored(self._known().threads):
@@ -202,7 +204,7 @@ class Worker:
                         error.__cause__ = None  # its message says it all
                     return describe(error, rank=info.rank, where=where, hidden=context.hidden, output=shown)
         finally:
-            self._thread_id = None
+            self._thread_id = self._context = None
             mailbox.close()
             fn = args = result = context = None  # type: ignore[assignment]
             gc.collect()  # models and loaders of this run go now, not in the middle of the next
@@ -214,6 +216,13 @@ class Worker:
     def signal(self, run: int, name: str, value: object) -> None:
         """Set a value in the run's `signals`, also when the run has not begun here."""
         self._open(run)[1][name] = value
+
+    def announce(self, run: int, name: str, value: object) -> Any:
+        """Set a value in the run's `signals` and return where the callable was right behind that; None where
+        it has not said."""
+        self.signal(run, name, value)
+        context = self._context
+        return None if context is None or context.position is None else context.position()
 
     def answer(self, run: int, number: int, data: bytes) -> None:
         """Answer the run's question of that number."""
@@ -244,6 +253,14 @@ class Worker:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
         psutil.wait_procs(children, timeout=_REAP_S)
+
+    def _told_to_go(self) -> None:
+        """Tell the driver of a SIGTERM, or end where nobody there would heed it."""
+        context = self._context
+        if context is None or not context.heeds_notices:
+            preemption.end_quietly()
+        else:
+            context.emit(preemption.ToldToGo(pid=os.getpid(), node_ip=context.node_ip))
 
     def _known(self) -> Assignment:
         assert self._assignment is not None, "assign comes before join and run"

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from orchestrator.errors import MisconfigurationError as MisconfigurationError
     from orchestrator.lifetime import shutdown as shutdown
     from orchestrator.shared_data import SharedTable as SharedTable
+    from orchestrator.stops import Preempted as Preempted
     from orchestrator.sweep.stopped import TrialStopped as TrialStopped
     from orchestrator.sweep.sweep import Sweep as Sweep
     from orchestrator.trainer import Trainer as Trainer
@@ -52,6 +53,7 @@ _HOMES = {
     "Mixture": "modules.mixture",
     "PackedTokens": "modules.packing",
     "ParquetDataset": "modules.arrow_dataset",
+    "Preempted": "orchestrator.stops",
     "SharedTable": "orchestrator.shared_data",
     "Sweep": "orchestrator.sweep.sweep",
     "TextDataset": "modules.text",
@@ -82,6 +84,7 @@ __all__ = [
     "Mixture",
     "PackedTokens",
     "ParquetDataset",
+    "Preempted",
     "SharedTable",
     "Sweep",
     "TextDataset",

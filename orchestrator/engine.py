@@ -34,6 +34,7 @@ from orchestrator.lightning_optimizer import LightningOptimizer
 from orchestrator.loaders import Loaders
 from orchestrator.log_slots import LogSlots
 from orchestrator.loggers.dummy import DummyLogger
+from orchestrator.loggers.logger import Logger
 from orchestrator.manual import ManualOptimization
 from orchestrator.metric_objects import MetricObjects
 from orchestrator.optimizer_setup import set_up_optimizers
@@ -45,6 +46,8 @@ from orchestrator.profilers.instruments import instruments_for
 from orchestrator.progress import ProgressRecord, as_shown
 from orchestrator.reporting import Reporting
 from orchestrator.run_fit import run_fit
+from orchestrator.stop_agreement import GatheredStop, RankStop
+from orchestrator.stops import AgreedStop
 from orchestrator.strategies.making import make_strategy
 from orchestrator.strategies.strategy import Strategy
 from orchestrator.sweep.stopped import TrialStopped
@@ -76,6 +79,9 @@ class Engine:
         manual: Runs the module's own optimization; None where optimization is automatic.
         accumulate: Batches that make one step in the running epoch.
         requeue: Asked at log points whether the job goes back into its queue; None where there is no queue.
+        stopping: Where this rank is, and whether it was told to stop there.
+        gathered_stop: Asked at log points where ranks have no driver; else None.
+        stoppable: The training loop runs, so it will stop soon when told to.
         predictions: What a run of predict keeps.
         untold: A checkpoint was written since the driver last heard where this run stands.
     """
@@ -114,6 +120,9 @@ class Engine:
         self.validation_clock: ValidationClock | None = None
         self.untold = False
         self.requeue: Requeue | None = None
+        self.stopping = RankStop(self)
+        self.gathered_stop: GatheredStop | None = None
+        self.stoppable = False
         self.predictions = predictions_for(trainer.callbacks, returned=job.return_predictions)
         self._torn_down = False
         self._show = show
@@ -157,8 +166,12 @@ class Engine:
             raise
         except BaseException as error:
             self.state.status = "interrupted"
-            if not isinstance(error, RunLost) and not self._comes_of_a_loss(error):
+            if isinstance(error, AgreedStop) or not (
+                isinstance(error, RunLost) or self._comes_of_a_loss(error)
+            ):
                 self._on_failure(error)
+                if isinstance(error, AgreedStop):
+                    self.strategy.bring_back(self.module)
                 raise
             self._end_loggers("failed")
             if isinstance(error, RunLost):
@@ -287,9 +300,10 @@ class Engine:
         for hook in self.hooks.of_datamodule("on_exception"):
             with _noted_in(error):
                 hook(error)
+        told = isinstance(error, AgreedStop)
         for logger in self._own_loggers():
             with _noted_in(error):
-                logger.finalize("failed")
+                logger.finalize("interrupted" if told and isinstance(logger, Logger) else "failed")
         with _noted_in(error):
             self.call_teardown()
 

@@ -5,7 +5,9 @@ Exception
 ├── MisconfigurationError (ValueError)   arguments that cannot work; found before anything starts
 └── SweepError (RuntimeError)            all trials of a sweep failed
 BaseException
-└── TrialStopped                         a sweep ended this trial early (orchestrator.sweep.stopped)
+├── TrialStopped                         a sweep ended this trial early (orchestrator.sweep.stopped)
+├── Interrupted (KeyboardInterrupt)      Ctrl-C; all ranks stopped at the same step (orchestrator.stops)
+└── Preempted (SystemExit)               told to go; all ranks stopped at the same step (orchestrator.stops)
 ```
 
 Failures of processes and of the cluster are in `cluster.errors`. Lightning raises

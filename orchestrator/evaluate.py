@@ -51,10 +51,14 @@ def evaluate(
     step = _step_function(engine.strategy.step_of(getattr(engine.module, f"{hook}_step")), len(loaders) > 1)
     outputs: list[list[Any]] = []
     with _attached(engine, stage, slots), _evaluation_mode(engine, hook), engine.without_gradients(stage):
+        engine.stopping.begin_evaluation()
         engine.call(f"on_{hook}_start")
         engine.call(f"on_{hook}_epoch_start")
         for index, (loader, limit) in enumerate(zip(loaders, limits, strict=True)):
             outputs.append(_run_loader(engine, stage, hook, step, slots, loader, limit, index, len(loaders)))
+        engine.stopping.end_evaluation()
+        if engine.stopping.told:
+            engine.stopping.check()
         values = engine.reporting.reduce(slots)
         engine.call(f"on_{hook}_epoch_end")
         if engine.hooks[f"on_{hook}_epoch_end"]:
@@ -99,6 +103,7 @@ def _run_loader(
     if stage == "predict":
         indices = loader.note_batches() if isinstance(loader, RankLoader) and predictions.notes else []
         predictions.indices.append(indices)
+    stopping, within = engine.stopping, not engine.strategy.in_step  # else ranks must run equally many
     batch_idx = 0
     reads_all = loader.exact and limit == loader.num_batches
     batches: Iterable[Any] = itertools.islice(loader.iterate(), None if reads_all else limit)
@@ -131,6 +136,10 @@ def _run_loader(
         if keep:
             kept.append(engine.to_host(output))
         batch_idx += 1
+        if within:
+            stopping.count_evaluated()
+            if stopping.told:
+                stopping.check()
         if engine.shows_progress and clock() >= due:
             due = clock() + engine.progress_interval_s
             engine.show(stage, batch_idx, total)

@@ -189,6 +189,8 @@ class TrainingLoop:
         self.engine.reporting.log_steps(outputs)
         if self.engine.requeue is not None:
             self.engine.requeue.check(self.engine)
+        if self.engine.gathered_stop is not None:
+            self.engine.gathered_stop.check(self.engine)
         if self.recovery is not None and self.recovery.stands:
             self.recovery.meet()
 
@@ -259,6 +261,7 @@ class TrainingLoop:
             self.engine.train_slots,
         )
         trainer, step, recovery = engine.trainer, self.step, self.recovery
+        told = engine.stopping.told
         batch_start = engine.hooks.of_callbacks("on_train_batch_start")
         module_batch_start = engine.hooks.of_module("on_train_batch_start")
         batch_end = engine.hooks["on_train_batch_end"]
@@ -343,6 +346,8 @@ class TrainingLoop:
                     hook(None, None, batch_idx)
             if window.last and state.windows % log_every == 0:
                 self.log_steps(outputs)
+            if told and window.last:
+                engine.stopping.check()
             if shows_progress and clock() >= due:
                 due = clock() + interval_s
                 engine.show("train", batch_idx + 1, feed.num_batches)

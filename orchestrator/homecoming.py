@@ -53,7 +53,7 @@ class Luggage:
         settings: The arguments; hooks may have set some.
         rng: The random state.
         result: What the call returns.
-        stopped: Why the sweep ended the trial, or None.
+        stopped: What left the call on all ranks at once, though nothing failed; or None.
     """
 
     weights: dict[str, Tensor]
@@ -68,7 +68,7 @@ class Luggage:
     settings: Settings
     rng: dict[str, Any]
     result: Any
-    stopped: str | None
+    stopped: BaseException | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +111,7 @@ def checkpoints_of(trainer: Trainer, job: Job, standing: Standing) -> list[str]:
     return [path for path in dict.fromkeys(paths) if os.path.isfile(path)]
 
 
-def pack(trainer: Trainer, job: Job, result: Any, stopped: str | None) -> Luggage:
+def pack(trainer: Trainer, job: Job, result: Any, stopped: BaseException | None) -> Luggage:
     """Return what the driver needs to be as if the job had run there."""
     names = {id(item): name for name, item in _known(trainer, job)}
     attributes, left = _dump_all({owner: _attributes(item) for owner, item in _owners(trainer, job)}, names)

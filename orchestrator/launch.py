@@ -25,8 +25,10 @@ from orchestrator.job import Job
 from orchestrator.launched import run_launched
 from orchestrator.place import Place
 from orchestrator.plan import Plan
+from orchestrator.preemption import GroupDesk, desk_in_process, run_heeding
 from orchestrator.progress import ProgressRecord
 from orchestrator.requeue import find_requeue, on_signal
+from orchestrator.stops import AgreedStop
 from orchestrator.sweep.stopped import TrialStopped
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ def run_in_process(trainer: Trainer, job: Job, plan: Plan, show: Show | None) ->
             place = replace(place, ask=trainer.trial.answer)
         engine = Engine(trainer, job, place, show)
         engine.requeue = requeue
-        return engine.run()
+        return run_heeding(engine, desk_in_process)
 
 
 def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None) -> Any:
@@ -83,11 +85,15 @@ def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None)
     settings = trainer.settings
     policy = RecoveryPolicy(max_failures=settings.max_failures, wait_s=settings.replacement_timeout_s)
     state = rng.capture()
+    desk: GroupDesk | None = None
     try:
-        with pool.lease(spec) as group:
+        with pool.lease(spec) as group, contextlib.ExitStack() as open_desk:
             for note in (_say_sent(sent), storage.check(trainer, job, group)):
                 if note is not None:
                     _say(note)
+            if job.fn == "fit":
+                desk = GroupDesk(group, trainer.preemption_notice)
+                open_desk.enter_context(desk.open())
             while True:
                 try:
                     outcomes = group.run(
@@ -100,24 +106,33 @@ def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None)
                         on_event=on_event,
                         on_ask=None if trial is None else lambda rank, question: trial.answer(question),
                         on_recovered=lambda recovered: _say(recovered.describe()),
+                        on_notice=None if desk is None else desk.take,
                         recovery=policy if settings.max_failures else None,
                     )
                     break
                 except RunLost:
                     job = _again(trainer, job, standing)
-    except BaseException:
+            open_desk.close()
+            if desk is not None and desk.leaves:
+                group.shutdown()
+    except BaseException as error:
         if standing:
             apply_standing(trainer, job, standing[-1])
         trainer.state.status = "interrupted"
         for logger in trainer.loggers:  # rank 0's copy may have ended with its process
             with contextlib.suppress(Exception):
                 logger.finalize("failed")
+        if desk is not None and desk.gave_up and isinstance(error, Exception):
+            raise desk.outcome(trainer.global_step) from error  # type: ignore[misc]
         raise
     luggage = outcomes[0]
     assert isinstance(luggage, Luggage)
     result = unpack(trainer, job, luggage)
-    if luggage.stopped is not None:
-        raise TrialStopped(luggage.stopped)
+    stopped = luggage.stopped
+    if stopped is None and desk is not None:
+        stopped = desk.outcome(trainer.global_step)
+    if stopped is not None:
+        raise stopped
     if job.fn == "predict" and job.return_predictions:
         return interleave([result, *outcomes[1:]])
     return result
@@ -171,12 +186,15 @@ def run_on_worker(
     context.where = lambda: f"epoch {trainer.state.epoch}, step {trainer.state.global_step}"
     context.hidden = ("orchestrator", "modules")
     show = context.emit if shows and context.rank == 0 else None
-    stopped: str | None = None
+    stopped: BaseException | None = None
     result = None
+    engine = Engine(trainer, job, place, show)
+    context.position = engine.stopping.position
+    context.heeds_notices = job.fn == "fit"
     try:
-        result = Engine(trainer, job, place, show).run()
-    except TrialStopped as reason:  # on all ranks at once, so the workers stay warm
-        stopped = str(reason)
+        result = engine.run()
+    except (TrialStopped, AgreedStop) as reason:  # on all ranks at once, so the workers stay warm
+        stopped = reason.with_traceback(None)
     if context.rank == 0:
         return pack(trainer, job, result, stopped)
     return result if job.fn == "predict" else None

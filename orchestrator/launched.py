@@ -18,6 +18,7 @@ from orchestrator import environments
 from orchestrator.engine import Engine
 from orchestrator.interleaving import interleave
 from orchestrator.place import Place
+from orchestrator.preemption import desk_of_rank, run_heeding
 from orchestrator.progress import ProgressRecord
 from orchestrator.strategies.ranks import GroupOfRanks
 
@@ -59,7 +60,7 @@ def run_launched(
     try:
         engine = Engine(trainer, job, place, show if launched.rank == 0 else None)
         engine.requeue = requeue
-        result = engine.run()
+        result = run_heeding(engine, desk_of_rank)
     finally:
         trainer.loggers = loggers
     if job.fn == "predict" and job.return_predictions:

@@ -52,7 +52,9 @@ def run_fit(engine: Engine) -> None:
     engine.call("on_train_start")
     if not joins:
         engine.agree_on_stopping()
+    engine.stoppable = True
     _train(loop)
+    engine.stoppable = False
     engine.call("on_train_end")
 
 

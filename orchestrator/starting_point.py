@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.callbacks.checkpoint_keeper import INTERRUPTED_NAME
 from orchestrator.errors import MisconfigurationError
 
 _RESUMES_ITSELF = "OnExceptionCheckpoint"
@@ -115,8 +116,9 @@ def _last_files(saver: Any) -> list[str]:
     if directory and os.path.isdir(directory):
         start = str(getattr(saver, "CHECKPOINT_NAME_LAST", "last")).partition("{")[0]
         end = str(getattr(saver, "FILE_EXTENSION", ".ckpt"))
-        entries = sorted(Path(directory).iterdir())
-        found += [str(item) for item in entries if item.name.startswith(start) and item.name.endswith(end)]
+        for item in sorted(Path(directory).iterdir()):
+            if item.name == INTERRUPTED_NAME or (item.name.startswith(start) and item.name.endswith(end)):
+                found.append(str(item))
     return [os.path.abspath(path) for path in found if path]
 
 

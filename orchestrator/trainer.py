@@ -8,7 +8,7 @@ it ran in this process or on a group. Hooks get the trainer of the process that 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import timedelta
@@ -26,6 +26,7 @@ from orchestrator.loggers.logger import Logger
 from orchestrator.plugins import parse_plugins
 from orchestrator.precision import module_creation
 from orchestrator.predictions import returns_predictions
+from orchestrator.preemption import check_notice
 from orchestrator.profilers.profiler import Profiler
 from orchestrator.profilers.selection import make_profiler
 from orchestrator.ray_objects import check_ray_objects
@@ -120,6 +121,9 @@ class Trainer(TrainerCalls, ArgparseForm):
         pad_uneven: Repeat training samples until all ranks have equally many, as torch's DistributedSampler
             does.
         join_uneven: Where lengths are not known, go on until the last rank's data ends, not the first's.
+        preemption_notice: A function that is asked once a second during fit, in a thread of the driver:
+            None while all is well, the seconds that are left once the run must go (True: 30). It then saves
+            and stops, as at SIGTERM.
 
     Attributes:
         callbacks: All callbacks, those that save checkpoints last.
@@ -189,6 +193,7 @@ class Trainer(TrainerCalls, ArgparseForm):
         collective_timeout_s: float = 1800.0,
         pad_uneven: bool = False,
         join_uneven: bool = False,
+        preemption_notice: Callable[[], float | bool | None] | None = None,
         **unknown: Any,
     ) -> None:
         given = dict(locals())
@@ -205,6 +210,7 @@ class Trainer(TrainerCalls, ArgparseForm):
         names = [field.name for field in fields(Settings) if field.name in given]
         self.settings = Settings.create(**{name: given[name] for name in names})
         self.plugins = parse_plugins(plugins)
+        self.preemption_notice = check_notice(preemption_notice)
         check_ray_objects(scaling_config, placement_group)
         self._scaling_config = scaling_config
         self._placement_group = placement_group
@@ -255,6 +261,8 @@ class Trainer(TrainerCalls, ArgparseForm):
             MisconfigurationError: Something cannot work.
             ClusterError: The workers could not be had, or one died.
             Exception: Whatever the module or a callback raised, on any rank.
+            KeyboardInterrupt: Ctrl-C, behind a checkpoint; `trainer.interrupted` is True then.
+            Preempted: The run was told to go, behind a checkpoint; the script ends with status 143.
         """
         self._call(
             "fit",

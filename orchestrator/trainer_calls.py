@@ -29,6 +29,7 @@ from orchestrator.plugins import Plugins
 from orchestrator.progress import Progress
 from orchestrator.requeue import checkpoint_to_resume, find_requeue
 from orchestrator.saving import LastFit
+from orchestrator.stops import AgreedStop, Interrupted
 from orchestrator.sweep.stopped import TrialStopped
 from orchestrator.trainer_view import TrainerView
 
@@ -99,7 +100,10 @@ class TrainerCalls(TrainerView):
         if self.plan.launched is None:
             for logger in self.loggers:
                 foreign.claim(logger)
-        return self._run(job)
+        try:
+            return self._run(job)
+        except Interrupted as told:  # a script that lets it pass ends with 130 for this very class only
+            raise KeyboardInterrupt(str(told)) from None
 
     def _starting_point(
         self, fn: str, ckpt_path: str | os.PathLike[str] | None, takes_best: bool
@@ -158,7 +162,7 @@ class TrainerCalls(TrainerView):
         before = self.state.counters()
         try:
             result = run_on_group(cast("Trainer", self), job, group, show)
-        except TrialStopped:  # after everything has come back
+        except (TrialStopped, AgreedStop):  # after everything has come back
             self._last_fit = LastFit()
             raise
         except BaseException:
@@ -195,6 +199,7 @@ class TrainerCalls(TrainerView):
             **self.__dict__,
             "engine": None,
             "trial": None,
+            "preemption_notice": None,
             "plan": replace(self.plan, group=None),
             "_last_fit": LastFit(),
             "_placement_group": None,

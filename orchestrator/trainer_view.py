@@ -66,9 +66,12 @@ class TrainerView(RunView, Adjustable):
 
     @property
     def received_sigterm(self) -> bool:
-        """Whether this job's queue has asked it to end, and training is about to."""
-        requeue = None if self.engine is None else self.engine.requeue
-        return requeue is not None and requeue.asked
+        """Whether this job's queue, a SIGTERM or another notice has asked it to end, and training is about
+        to."""
+        if self.engine is None:
+            return False
+        requeue = self.engine.requeue
+        return (requeue is not None and requeue.asked) or self.engine.stopping.must_go
 
     @property
     def enable_validation(self) -> bool:

@@ -25,6 +25,9 @@ from orchestrator.errors import MisconfigurationError
 if TYPE_CHECKING:
     from orchestrator.trainer import Trainer
 
+INTERRUPTED_NAME = "interrupted.ckpt"
+"""The file that a run which was told to stop is saved in, where no last checkpoint is kept."""
+
 
 class CheckpointKeeper(Checkpoint):
     """What `ModelCheckpoint` is, apart from when it saves. Its docstring describes arguments and
@@ -131,6 +134,33 @@ class CheckpointKeeper(Checkpoint):
             yaml.safe_dump({path: float(score) for path, score in self.best_k_models.items()}, file)
 
     # ---------------------------------------------------------------- saving
+
+    def save_to_resume(self, trainer: Trainer) -> str:
+        """Save the whole run as it stands, where ``ckpt_path="last"`` finds it, and return the path. All
+        ranks call it together.
+
+        It is the last checkpoint where such are kept whole; else ``interrupted.ckpt``, which a run that has
+        gone on from it and has saved later ones removes when it ends.
+        """
+        strategy = trainer.strategy
+        numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        metrics: dict[str, float] = {**numbers, "epoch": trainer.current_epoch, "step": trainer.global_step}
+        if strategy is not None:
+            metrics = strategy.broadcast(metrics)  # each rank may have its own here
+        if self.save_last and not self.save_weights_only:
+            self._save_last_alone(trainer, metrics)
+            return self.last_model_path
+        path = os.path.join(str(self.dirpath), INTERRUPTED_NAME)
+        trainer.save_checkpoint(path)
+        self._last_saved_step = trainer.global_step
+        return path
+
+    def _remove_interrupted(self, trainer: Trainer) -> None:
+        """Remove what an earlier run was interrupted with and this one went on from, if there is a later
+        one."""
+        path = os.path.join(str(self.dirpath), INTERRUPTED_NAME)
+        if trainer.is_global_zero and self._written and str(trainer.ckpt_path or "") == path:
+            local_files.remove(path)
 
     def _settle(self, trainer: Trainer, *, fitting: bool) -> None:
         """Decide where to save, and, before a fit, remember what is there already."""

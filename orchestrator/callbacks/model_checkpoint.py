@@ -18,6 +18,7 @@ from orchestrator import validation_schedule
 from orchestrator.callbacks.checkpoint_arguments import check_choice, check_place, check_switches
 from orchestrator.callbacks.checkpoint_keeper import CheckpointKeeper
 from orchestrator.checkpoint import policy, schedule
+from orchestrator.stops import AgreedStop
 
 if TYPE_CHECKING:
     from modules.module import LightningModule
@@ -197,21 +198,22 @@ class ModelCheckpoint(CheckpointKeeper):
         self._waits_for_validation = False
         if self.save_last and not self._last_saved_path and not self._must_not_save(trainer):
             self._save(trainer, _numbers(trainer), last_only=True)
+        self._remove_interrupted(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save what there is, if that was asked for. On a group nothing: a rank that fails cannot save
-        alone."""
+        """Save what there is, if that was asked for. On a group nothing where one rank has failed: it cannot
+        save alone."""
         if not self.save_on_exception or self._must_not_save(trainer):
             return
         failure = f"{type(exception).__name__} ended training"
-        if trainer.world_size > 1:
+        if trainer.world_size > 1 and not isinstance(exception, AgreedStop):
             warnings.warn(
                 f"{failure}, and ModelCheckpoint(save_on_exception=True) saved none: ranks save together, "
                 f"but one of {trainer.world_size} failed. The newest is {self._last_saved_path!r}.",
                 stacklevel=2,
             )
             return
-        metrics = _numbers(trainer)
+        metrics = _rank_0s_numbers(trainer)
         with self._undone_on_failure():
             self._write(trainer, metrics, self._free_path(trainer, metrics))
         self._tell(trainer, f"{failure}: saved {self._last_saved_path!r}")

@@ -1,7 +1,7 @@
 """Save a checkpoint when training fails, so that the same script goes on from there when it runs again.
 
 The next `fit` without a `ckpt_path` starts from the file, if it is there, and a fit that succeeds removes it.
-On a group nothing is saved, with a warning: ranks save together, and one of them has failed. A place that
+On a group nothing is saved where one rank has failed, with a warning: ranks save together. A place that
 cannot be raises `MisconfigurationError`.
 """
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from orchestrator.callbacks.checkpoint import Checkpoint
 from orchestrator.checkpoint import local_files
 from orchestrator.errors import MisconfigurationError
+from orchestrator.stops import AgreedStop
 
 if TYPE_CHECKING:
     from modules.module import LightningModule
@@ -54,7 +55,7 @@ class OnExceptionCheckpoint(Checkpoint):
         """Save the run as it stands, where there is one."""
         if trainer.state.fn != "fit" or not trainer.global_step or trainer.fast_dev_run:
             return
-        if trainer.world_size > 1:
+        if trainer.world_size > 1 and not isinstance(exception, AgreedStop):
             warnings.warn(
                 f"{type(exception).__name__} ended training, and OnExceptionCheckpoint saved nothing: "
                 "ranks save "

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import MisconfigurationError, SweepError, suggest
+from orchestrator.stops import Preempted
 from orchestrator.sweep.stopped import TrialStopped
 
 if TYPE_CHECKING:
@@ -256,6 +257,8 @@ def run_trial(
     except TrialStopped:
         if trial.ended:  # a normal return would be reported, and that report would wait for ever
             raise SystemExit(0) from None
+    except Preempted as told:  # Ray Tune takes an end of the thread for the trial's, unless it failed
+        raise RuntimeError(str(told)) from None
     finally:
         set_current(None)
 

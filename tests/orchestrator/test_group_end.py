@@ -35,6 +35,12 @@ class Waits(Net):
             pass
 
 
+class Goes(Net):
+    def on_train_batch_end(self, *arguments):
+        if self.global_step == 2:
+            print("going", flush=True)
+
+
 def footprint():
     threads = {thread.name for thread in threading.enumerate()}
     children = {process.pid for process in psutil.Process().children(recursive=True)}
@@ -54,6 +60,8 @@ if __name__ == "__main__":
             group_trainer("out").fit(Fails(), loader(32))
         except ValueError:
             print("failed as planned")
+    elif how == "goes":
+        group_trainer("out", max_epochs=-1).fit(Goes(), loader(32))
     else:
         group_trainer("out").fit(Waits(), loader(32))
     pl.shutdown()
@@ -92,19 +100,50 @@ def test_shutdown_leaves_nothing(tmp_path: Path, how: str) -> None:
     assert ("failed as planned" in out) == (how == "failure")
 
 
-def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
-    """Ctrl-C in a terminal ends driver and workers, with one traceback at most, and leaves nothing."""
+def test_a_second_ctrl_c_ends_everything(tmp_path: Path) -> None:
+    """Ctrl-C again, where a step never ends, ends driver and workers, with one traceback at most, and leaves
+    nothing.
+    """
     driver = start(tmp_path, "interrupt")
     try:
         assert driver.stdout is not None
         assert driver.stdout.readline() == "waiting\n"
         family = psutil.Process(driver.pid).children(recursive=True)
+        assert driver.stderr is not None
+        os.killpg(driver.pid, signal.SIGINT)
+        while "Press it again" not in driver.stderr.readline():
+            assert driver.poll() is None
         os.killpg(driver.pid, signal.SIGINT)
         _, err = driver.communicate(timeout=60)
     finally:
         driver.kill()
-    assert driver.returncode not in (0, None)
+    assert driver.returncode == -signal.SIGINT, err  # which a shell shows as 130
     assert err.count("Traceback") <= 1
     assert psutil.wait_procs(family, timeout=15)[1] == []
     assert [name for name in os.listdir("/tmp") if f"-{driver.pid}-" in name] == []
     assert list((tmp_path / "home").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "tracebacks"),
+    [pytest.param(signal.SIGINT, 130, 1, id="Ctrl-C"), pytest.param(signal.SIGTERM, 143, 0, id="SIGTERM")],
+)
+def test_a_script_that_was_told_to_stop_ends_with_the_signals_status(
+    tmp_path: Path, number: signal.Signals, status: int, tracebacks: int
+) -> None:
+    """The script stops in seconds, says so, leaves nothing, and its status is the signal's."""
+    driver = start(tmp_path, "goes")
+    try:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "going\n"
+        family = psutil.Process(driver.pid).children(recursive=True)
+        os.killpg(driver.pid, signal.SIGINT) if number == signal.SIGINT else os.kill(driver.pid, number)
+        _, err = driver.communicate(timeout=60)
+    finally:
+        driver.kill()
+    assert driver.returncode in (status, 128 - status), err
+    assert "training stopped after step" in err
+    assert "SIGTERM received" not in err
+    assert err.count("Traceback") == tracebacks
+    assert psutil.wait_procs(family, timeout=15)[1] == []
+    assert [name for name in os.listdir("/tmp") if f"-{driver.pid}-" in name] == []

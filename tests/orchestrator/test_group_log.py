@@ -90,12 +90,21 @@ def test_there_is_one_exchange_at_a_log_point_and_none_in_a_step(tmp_path: Path)
     costs none.
     """
     counts = Collectives()
-    trainer = group_trainer(tmp_path, max_epochs=1, log_every_n_steps=3, callbacks=[counts])
+    trainer = group_trainer(tmp_path, max_epochs=1, log_every_n_steps=3, callbacks=[counts], max_failures=0)
     trainer.fit(Five(), loader(128))
     assert [len(made) for made in counts.by_batch] == [0, 0, 0, 1, 0, 0, 1, 0]  # seen one batch later
     assert {name for made in counts.by_batch for name in made} == {"all_gather_object"}
     assert counts.at_epoch_end == ["all_gather_object"]
     assert len(trainer.callback_metrics) == 21
+
+
+def test_a_run_that_survives_losses_exchanges_once_more_at_a_log_point(tmp_path: Path) -> None:
+    """Where ranks meet anyway they tell each other what only they know; a step still makes no collective."""
+    counts = Collectives()
+    trainer = group_trainer(tmp_path, max_epochs=1, log_every_n_steps=3, callbacks=[counts])
+    trainer.fit(Five(), loader(128))
+    assert [len(made) for made in counts.by_batch[1:]] == [0, 0, 2, 0, 0, 2, 0]  # seen one batch later
+    assert {name for made in counts.by_batch for name in made} == {"all_gather_object"}
 
 
 class Uneven(Net):

@@ -64,6 +64,8 @@ DEFAULTS = {
     "resources_per_worker": None,
     "threads_per_worker": None,
     "spares": 0,
+    "max_failures": 3,
+    "replacement_timeout_s": 300.0,
     "sync_batchnorm": False,
     "deterministic": False,
     "benchmark": None,
@@ -210,6 +212,8 @@ REFUSED: dict[str, tuple[list[Any], str]] = {
     ),
     "threads_per_worker": ([*_WHOLE, 0], "Use a whole number of at least 1 or None."),
     "spares": ([-1, 1.5, True, "one", None], "Use a whole number of at least 0."),
+    "max_failures": ([-2, 1.5, True, "all"], "Use a whole number of at least -1 or None."),
+    "replacement_timeout_s": ([0, -1.0, True, "1 min", float("inf"), None], "Use seconds, more than 0."),
     "start_timeout_s": ([0, -1, math.nan, math.inf, True, None, "60"], "Use a number of seconds above 0."),
     "collective_timeout_s": ([0, -1, math.nan, math.inf, True, None], "Use a number of seconds above 0."),
 }
@@ -224,7 +228,16 @@ def test_every_argument_has_its_documented_default() -> None:
 
 def test_the_lists_of_this_file_are_complete() -> None:
     """Every argument of the Trainer that is a setting has a default and a refused value in this file."""
-    objects = {"logger", "callbacks", "plugins", "profiler", "scaling_config", "placement_group"}
+    objects = {
+        "callbacks",
+        "logger",
+        "placement_group",
+        "plugins",
+        "preemption_notice",
+        "profiler",
+        "run_config",
+        "scaling_config",
+    }
     names = set(inspect.signature(pl.Trainer).parameters) - objects - {"unknown"}
     assert names == DEFAULTS.keys() | {"default_root_dir"}
     assert names == REFUSED.keys()
