@@ -213,7 +213,10 @@ REFUSED: dict[str, tuple[list[Any], str]] = {
     "threads_per_worker": ([*_WHOLE, 0], "Use a whole number of at least 1 or None."),
     "spares": ([-1, 1.5, True, "one", None], "Use a whole number of at least 0."),
     "max_failures": ([-2, 1.5, True, "all"], "Use a whole number of at least -1 or None."),
-    "replacement_timeout_s": ([0, -1.0, True, "1 min", float("inf"), None], "Use a number of seconds above 0."),
+    "replacement_timeout_s": (
+        [0, -1.0, True, "1 min", float("inf"), None],
+        "Use a number of seconds above 0.",
+    ),
     "start_timeout_s": ([0, -1, math.nan, math.inf, True, None, "60"], "Use a number of seconds above 0."),
     "collective_timeout_s": ([0, -1, math.nan, math.inf, True, None], "Use a number of seconds above 0."),
 }
