@@ -1,5 +1,5 @@
-"""From the kill of a worker to the next committed optimizer step, on three ranks with a spare that stands by, as
-a function of the size of the weights.
+"""From the kill of a worker to the next committed optimizer step, on three ranks with a spare that stands by,
+for weights of several sizes.
 
 A rank kills itself at a step of its own choice, in the middle of the forward pass; the clock runs on rank 0,
 whose machine is the same. The spare has had time to come up before each kill. What a run costs that survives
