@@ -68,7 +68,7 @@ def test_what_contradicts_it_is_refused(arguments: dict[str, Any], named: str) -
 @pytest.mark.parametrize("kind", [ModelCheckpoint, ModelSummary, RichProgressBar])
 def test_callbacks_that_contradict_it_are_refused(kind: Any) -> None:
     """Callbacks of what is left out are named; others are the user's affair."""
-    with pytest.raises(MisconfigurationError, match=rf"Trainer\(barebones=True\) has a {kind.__name__}"):
+    with pytest.raises(MisconfigurationError, match=rf"Trainer\(barebones=True\) has {kind.__name__} among"):
         bare(callbacks=kind())
     own = pl.Callback()
     assert bare(callbacks=own).callbacks == [own]
