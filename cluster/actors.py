@@ -92,7 +92,8 @@ def check_links(
     Raises:
         StartError: some links do not work; it names both ends.
     """
-    chosen = [(actors[worker.rank], worker.node_ip) for worker in workers if worker.local_rank == 0]
+    by_address = {worker.node_ip: actors[worker.rank] for worker in reversed(workers)}
+    chosen = [(by_address[address], address) for address in sorted(by_address)]
     if len(chosen) == 1:
         return
     addresses = [address for _, address in chosen]

@@ -178,7 +178,7 @@ def test_workers_that_are_late_are_named(local_ray: None, monkeypatch: pytest.Mo
     def reserve_patiently(spec: GroupSpec, deadline: float, make_room: Any) -> placement.Reservation:
         return placement.reserve(spec, deadline + 30, make_room)  # only the workers are late, not their room
 
-    monkeypatch.setattr("cluster.group.reserve", reserve_patiently)
+    monkeypatch.setattr("cluster.roster.reserve", reserve_patiently)
     with pytest.raises(StartError, match=r"workers did not start within .* raise start_timeout_s"):
         WorkerGroup.start(small_spec(2, start_timeout_s=0.3))
     deadline = time.monotonic() + 30
