@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from cluster.errors import ClusterError, GroupError, RunLost
 from cluster.failure import Failure, choose_first, describe_death, explain_death, rebuild
+from cluster.heartbeat import ENDED
 from cluster.mailbox import Item
 from cluster.ranks import WorkerInfo
 from cluster.recovery import Recovered
@@ -211,7 +212,8 @@ class Dispatch:
                 "This is a fault of this package: please report it."
             ) from error
         except ray.exceptions.RayError as error:
-            cause = self._members.cause_of_death(rank) or explain_death(str(error))
+            verdict, told = self._members.cause_of_death(rank), explain_death(str(error))
+            cause = told if verdict is None or (verdict == ENDED and "ray.kill" not in told) else verdict
             self._failures.setdefault(rank, describe_death(rank, cause))
             self._forget(rank)
             return

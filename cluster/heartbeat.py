@@ -30,6 +30,8 @@ SUSPECT_S = 1.0
 ASK_AGAIN_S = 1.0
 GIVE_UP_S = 10.0
 """Silence after which a worker whose node takes connections but answers nothing counts as dead."""
+ENDED = "it ended without a word: killed, crashed, or its node was lost"
+"""Why a worker counts as dead whose connection has ended."""
 
 _MESSAGE = struct.Struct("<cQ")  # a kind, and a number that depends on it
 _BEAT, _STATE, _HEARD, _LOOK = b"B", b"S", b"H", b"L"
@@ -79,7 +81,7 @@ def judge(*, closed: bool, silent_s: float, state: ProcessState | None) -> str |
         state: Of its process, as found since then; None when not known yet.
     """
     if closed:
-        return "its process ended"
+        return ENDED
     if silent_s < SUSPECT_S or state is None or state is ProcessState.RUNNING:
         return None
     said = f"it gave no sign of life for {silent_s:.1f} s"

@@ -23,7 +23,7 @@ from cluster import network, noise, preflight, session
 from cluster.delivery import Delivery
 from cluster.environment import defaulted
 from cluster.errors import PlacementError, StartError
-from cluster.heartbeat import HeartbeatServer, ProcessState, process_state
+from cluster.heartbeat import ENDED, HeartbeatServer, ProcessState, process_state
 from cluster.placement import Reservation, name_places, reserve
 from cluster.process_group import StoreServer
 from cluster.ranks import Place, WorkerInfo, assign_ranks, replace_worker
@@ -32,6 +32,7 @@ from cluster.worker import Assignment
 
 _REACH_S = 1.5  # a SYN that is lost is sent again after 1 s
 _LOOK_S = 5.0
+_KNOWS_BETTER_S = 0.25
 
 
 @dataclass(slots=True, kw_only=True)
@@ -155,7 +156,7 @@ class Roster:
             self._free([rank for rank in range(len(self.actors)) if rank not in replaced])
             for rank in todo:
                 self._fill(rank, deadline)
-            todo = {rank: self.cause_of_death(rank) or "its process ended" for rank in self._ended()}
+            todo = {rank: self.cause_of_death(rank) or ENDED for rank in self._ended()}
             if todo:
                 self.generation += 1
         self._free(list(range(len(self.actors))))
@@ -264,6 +265,10 @@ class Roster:
         with self._lock:
             self._verdicts[number] = why
             rank = self._numbers.index(number) if number in self._numbers else None
+        if why == ENDED and rank is not None and rank < len(self._lives) and ray.is_initialized():
+            with contextlib.suppress(Exception):  # Ray soon knows better why, but for a lost node
+                if ray.wait([self._lives[rank]], timeout=_KNOWS_BETTER_S)[0]:
+                    return
         if rank is not None and rank < len(self.actors) and ray.is_initialized():
             with contextlib.suppress(Exception):
                 ray.kill(self.actors[rank], no_restart=True)

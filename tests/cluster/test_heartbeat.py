@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.heartbeat import (
+    ENDED,
     GIVE_UP_S,
     SUSPECT_S,
     Beacon,
@@ -27,7 +28,7 @@ from cluster.heartbeat import (
 
 _WORKER = """
 import sys, time
-from cluster.heartbeat import Beacon, HeartbeatAddress
+from cluster.heartbeat import ENDED, Beacon, HeartbeatAddress
 host, port, token, member, busy_s = sys.argv[1:]
 beacon = Beacon(
     HeartbeatAddress(host=host, port=int(port), token=bytes.fromhex(token)), int(member), lambda: None
@@ -87,7 +88,7 @@ def watch() -> Iterator[_Watch]:
 def test_a_killed_process_is_dead_at_once(watch: _Watch) -> None:
     """The end of a process closes its connection, which needs no silence and no question."""
     watch.start_worker(0).kill()
-    assert watch.verdicts.get(timeout=30) == (0, "its process ended")
+    assert watch.verdicts.get(timeout=30) == (0, ENDED)
 
 
 def test_a_frozen_process_is_dead(watch: _Watch) -> None:

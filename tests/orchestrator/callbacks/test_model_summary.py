@@ -57,7 +57,7 @@ def test_a_subclass_may_show_something_else(caplog: pytest.LogCaptureFixture) ->
 
 def test_contradictions_are_refused() -> None:
     """A summary that was turned off and given at once, two of them, and an impossible depth are errors."""
-    with pytest.raises(MisconfigurationError, match=r"Trainer\(enable_model_summary=False\) has ModelSummary"):
+    with pytest.raises(MisconfigurationError, match="=False\\) has ModelSummary among"):
         quiet_trainer(ModelSummary())
     with pytest.raises(MisconfigurationError, match="has 2 of a kind: ModelSummary, RichModelSummary"):
         quiet_trainer(ModelSummary(), RichModelSummary(), enable_model_summary=None)
