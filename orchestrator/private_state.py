@@ -41,7 +41,8 @@ class PrivateState:
         generators: States of the loader's own generators.
         own: What the loader says itself of where it stands.
         logged: What was logged in the epoch.
-        buffers: The module's buffers, in its order; None for one that has not changed since `epoch`.
+        buffers: The module's buffers, in its order; while it travels, None for one that is as in the last
+            whole state.
         epoch: The random states with which the epoch's first batch was asked for; None when it travels
             without.
         outputs: What the last training step returned, for hooks that come behind it.
@@ -121,7 +122,7 @@ class PrivateStates:
             generators=[generator.get_state() for generator in feed.loader.generators()],
             own=feed.loader.own_state(),
             logged=self._logged(),
-            buffers=self._changed_buffers(whole),
+            buffers=self._copied_buffers(whole),
             epoch=epoch,
             outputs=outputs,
         )
@@ -151,7 +152,11 @@ class PrivateStates:
                 python=None if random.python is whole.random.python else random.python,
                 numpy=None if random.numpy is whole.random.numpy else random.numpy,
             )
-            state = replace(state, random=random, epoch=None)
+            buffers = [
+                None if own is before else own
+                for own, before in zip(state.buffers, whole.buffers, strict=True)
+            ]
+            state = replace(state, random=random, epoch=None, buffers=buffers)
         return dumps(state)
 
     def _logged(self) -> dict[str, Any]:
@@ -160,16 +165,16 @@ class PrivateStates:
             return slots.state()
         return {"slots": [], "metrics": {}}
 
-    def _changed_buffers(self, whole: bool) -> list[Tensor | None]:
+    def _copied_buffers(self, whole: bool) -> list[Tensor | None]:
         if not self._buffers:
             return []
-        if whole:
+        if whole or self._last is None:
             self._versions = [buffer._version for buffer in self._buffers]
             return [buffer.detach().clone() for buffer in self._buffers]
-        known = zip(self._buffers, self._versions, self._always, strict=True)
+        known = zip(self._buffers, self._last.buffers, self._versions, self._always, strict=True)
         return [
-            buffer.detach().clone() if always or buffer._version != version else None
-            for buffer, version, always in known
+            buffer.detach().clone() if always or buffer._version != version else before
+            for buffer, before, version, always in known
         ]
 
 
