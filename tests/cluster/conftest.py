@@ -33,6 +33,12 @@ def local_ray() -> Iterator[None]:
     session.shutdown()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _the_cores_are_free() -> None:
+    """End the groups that other tests left warm: a group that is started without the pool cannot."""
+    pool.end()
+
+
 @pytest.fixture(scope="module")
 def group(local_ray: None) -> Iterator[WorkerGroup]:
     """Three ranks that live as long as the test module."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import orchestrator as pl
+from cluster import WorkerDied
 from orchestrator.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 pytestmark = pytest.mark.ray
@@ -77,7 +78,7 @@ class Net(pl.LightningModule):
         self.log("noise", float(torch.rand(())), on_epoch=True, on_step=False, sync_dist=True)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.die("validation")
+        self.die("sanity" if self.trainer.sanity_checking else "validation")
         self.log("val", nn.functional.mse_loss(self.net(batch[0]), batch[1]), sync_dist=True)
 
     def on_train_epoch_end(self) -> None:
@@ -91,6 +92,22 @@ class Net(pl.LightningModule):
         return [optimizer], [{"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 3), "interval": "step"}]
 
 
+class ByHand(Net):
+    """Steps its optimizer itself, so a step cannot be undone."""
+
+    def __init__(self, fault: tuple[str, int, int] | None = None, mark: Path = Path("unused")) -> None:
+        super().__init__(fault, mark)
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        return loss
+
+
 class Pids(Callback):
     """Notes each rank's process."""
 
@@ -102,13 +119,17 @@ class Pids(Callback):
 
 
 def fit(
-    root: Path, ranks: int, fault: tuple[str, int, int] | None = None, **arguments: Any
+    root: Path,
+    ranks: int,
+    fault: tuple[str, int, int] | None = None,
+    kind: type[Net] = Net,
+    **arguments: Any,
 ) -> dict[str, Any]:
     """Train, and return what identifies the result."""
     pids = root / "pids"
     pids.mkdir(parents=True)
     pl.seed_everything(3, verbose=False)
-    module = Net(fault, root / "mark")
+    module = kind(fault, root / "mark")
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=ranks,
@@ -179,3 +200,27 @@ def test_a_killed_worker_leaves_no_trace(
     assert processes == sorted([0, 1, 2, fault[1]])
     expected = {name: value for name, value in undisturbed.items() if name != "processes"}
     assert found == expected
+
+
+def test_what_cannot_be_undone_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    """With manual optimization the run goes on by itself from the newest checkpoint, on the same processes
+    but for the lost one, and comes to the same weights.
+    """
+    undisturbed = fit(tmp_path / "undisturbed", 3, kind=ByHand)
+    found = fit(tmp_path / "lost", 3, ("forward", 1, 8), kind=ByHand, spares=1)
+    assert found["weights"] == undisturbed["weights"]
+    assert found["steps"] == undisturbed["steps"]
+    assert sorted(set(found["processes"])) == [0, 1, 2]
+
+
+def test_a_loss_before_the_first_step_begins_again(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+    """Where nothing was trained yet the run begins anew, with the numbers of one that lost nobody."""
+    found = fit(tmp_path / "lost", 3, ("sanity", 1, 0), spares=1)
+    expected = {name: value for name, value in undisturbed.items() if name != "processes"}
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_the_budget_of_failures_ends_the_run(tmp_path: Path) -> None:
+    """With max_failures=0 the loss is raised, as where nothing recovers."""
+    with pytest.raises(WorkerDied, match="rank 1 of 3"):
+        fit(tmp_path, 3, ("forward", 1, 3), max_failures=0)
