@@ -13,6 +13,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -172,7 +173,7 @@ def test_ctrl_c_leaves_the_job(
         raise KeyboardInterrupt
 
     server.statuses = ["RUNNING"]
-    monkeypatch.setattr(time, "sleep", interrupt)
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(sleep=interrupt))  # for others time goes on
     assert submit(server, "--", "true") == 130
     assert "Job job-1 goes on." in capsys.readouterr().err
     assert server.stopped == []
