@@ -218,6 +218,7 @@ class HeartbeatServer:
         self._members: dict[int, _Member] = {}
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ, None)
+        self._inquiries: list[threading.Thread] = []
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="cluster-heartbeat", daemon=True)
         self._thread.start()
@@ -241,10 +242,12 @@ class HeartbeatServer:
             return {number: member.progress for number, member in self._members.items()}
 
     def close(self) -> None:
-        """Hang up on all. A second call does nothing."""
+        """Hang up on all, and wait for whoever still inquires. A second call does nothing."""
         if not self._closed.is_set():
             self._closed.set()
             self._thread.join()
+            for inquiry in self._inquiries:
+                inquiry.join()
 
     # ---------------------------------------------------------------- the thread
 
@@ -343,7 +346,9 @@ class HeartbeatServer:
             if other is not suspect and other.node == suspect.node and speaks:
                 _send(other, _LOOK, suspect.pid)
                 return
-        threading.Thread(target=self._send_somebody, args=(suspect,), daemon=True).start()
+        inquiry = threading.Thread(target=self._send_somebody, args=(suspect,), daemon=True)
+        self._inquiries = [*(each for each in self._inquiries if each.is_alive()), inquiry]
+        inquiry.start()
 
     def _send_somebody(self, suspect: _Member) -> None:
         asked = suspect.heard

@@ -33,6 +33,7 @@ from cluster.worker import Assignment
 _REACH_S = 1.5  # a SYN that is lost is sent again after 1 s
 _LOOK_S = 5.0
 _KNOWS_BETTER_S = 0.25
+_ENDING_S = 0.1
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,6 +73,7 @@ class Roster:
         self._verdicts: dict[int, str] = {}
         self._nodes: dict[str, tuple[str, int]] = {}
         self._lock = threading.Lock()
+        self._ending = threading.Event()
         self._delivery = Delivery()
 
     @property
@@ -166,6 +168,7 @@ class Roster:
         """End all workers with their children and give their places back."""
         import ray
 
+        self._ending.set()
         members, self.actors = self.actors, []
         everybody, self._all = self._all, []
         try:
@@ -340,12 +343,14 @@ class Roster:
         look: Any = ray.remote(num_cpus=0, max_retries=0)(process_state)
         there = NodeAffinitySchedulingStrategy(node, soft=False)
         try:
-            answer: ProcessState = ray.get(
-                look.options(scheduling_strategy=there).remote(pid), timeout=_LOOK_S
-            )
-        except Exception:  # the node is lost to Ray, or too slow; being asked again costs nothing
-            return ProcessState.UNKNOWN
-        return answer
+            call, deadline = look.options(scheduling_strategy=there).remote(pid), time.monotonic() + _LOOK_S
+            while not self._ending.is_set() and time.monotonic() < deadline:
+                if ray.wait([call], timeout=_ENDING_S)[0]:
+                    answer: ProcessState = ray.get(call)
+                    return answer
+        except Exception:  # the node is lost to Ray; being asked again costs nothing
+            pass
+        return ProcessState.UNKNOWN
 
 
 def _reaches(host: str, port: int) -> bool:

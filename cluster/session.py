@@ -38,6 +38,8 @@ exit_status.keep_interrupts()
 
 _CONNECT_TIMEOUT_S = 5.0
 _SWEEP_AFTER_S = 600.0
+_END_S = 10.0
+_TIMED_OUT = "timed out during startup"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -248,7 +250,6 @@ def _sweep(root: str) -> None:
 
 
 def _start_local() -> _Session:
-    import ray
 
     before = dict(os.environ)
     root = "/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()
@@ -257,6 +258,29 @@ def _start_local() -> _Session:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_get_check_signal_interval_milliseconds", "100")  # Ctrl-C ends a wait this soon
     authentication.set_up_for_a_new_cluster()
+    try:
+        try:
+            _init_local(directory)
+        except Exception as error:
+            if _TIMED_OUT not in str(error):
+                raise
+            _init_local(directory)  # Ray gives its processes 30 s, which a busy machine may exceed once
+    except BaseException as error:
+        session = _Session(started=True, directory=directory, environ=changes_since(before))
+        _undo(session)
+        if isinstance(error, Exception):
+            raise SessionError(
+                f"Ray did not start on this machine: {_first_line(error)}. "
+                "Check free memory and disk space, and whether a firewall blocks 127.0.0.1."
+            ) from error
+        raise
+    return _Session(started=True, directory=directory, environ=_keep_rays(before))
+
+
+def _init_local(directory: str) -> None:
+    """Start Ray; where it fails, end those of its processes that it leaves running."""
+    import ray
+
     try:
         with _loopback_only():
             ray.init(
@@ -267,18 +291,22 @@ def _start_local() -> _Session:
                 logging_level=logging.ERROR,
                 _temp_dir=directory,
             )
-    except BaseException as error:
+    except BaseException:
         with contextlib.suppress(Exception):
             ray.shutdown()
-        session = _Session(started=True, directory=directory, environ=changes_since(before))
-        _undo(session)
-        if isinstance(error, Exception):
-            raise SessionError(
-                f"Ray did not start on this machine: {_first_line(error)}. "
-                "Check free memory and disk space, and whether a firewall blocks 127.0.0.1."
-            ) from error
+        _end_processes_of(directory)
         raise
-    return _Session(started=True, directory=directory, environ=_keep_rays(before))
+
+
+def _end_processes_of(directory: str) -> None:
+    """Kill our descendants that were started with this folder for their files."""
+    killed = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if any(directory in argument for argument in process.cmdline()):
+                process.kill()
+                killed.append(process)
+    psutil.wait_procs(killed, timeout=_END_S)
 
 
 @contextlib.contextmanager

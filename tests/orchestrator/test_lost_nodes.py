@@ -179,12 +179,14 @@ def test_a_fault_of_a_node_leaves_no_trace(
     lab: NetLab, undisturbed: dict[str, Any], fault: Callable[[Run], None], tmp_path: Path
 ) -> None:
     """All numbers are those of the undisturbed run, and every survivor has kept its process."""
-    found = Run(lab, tmp_path / "run").go(fault)
+    try:
+        found = Run(lab, tmp_path / "run").go(fault)
+    finally:
+        if fault not in (kill_worker, freeze_worker):
+            lab.add_node()
     print(f"{fault.__name__}: {found['wait_s']:.2f} s from the last commit before to the first after")
     assert {name: found[name] for name in ("weights", "steps", "samples", "metrics")} == {
         name: undisturbed[name] for name in ("weights", "steps", "samples", "metrics")
     }
     assert len(found["ranks"]) == 4
     assert set(found["ranks"]) == {0, 1, 2}
-    if fault not in (kill_worker, freeze_worker):
-        lab.add_node()
