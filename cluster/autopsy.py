@@ -295,7 +295,8 @@ def _describe_group(group: Sequence[_Sight]) -> Iterator[str]:
     else:
         doing = f"compute{'' if several else 's'}"
     known = None if group[0].waits is not None else _known_place(state)
-    calls = "" if state.calls is None else f", after {state.calls} collective calls"
+    number = state.calls
+    calls = "" if number is None else f", after {number} collective call{'' if number == 1 else 's'}"
     yield f"  {name} {doing}{f' ({known})' if known else ''}{calls}, at"
     shown = [frame for frame in (users_line(state), _place_of(state), state.frames[-1]) if frame is not None]
     for frame in dict.fromkeys(shown):
