@@ -31,7 +31,9 @@ _EXCHANGES = {
     ("cluster.snapshots", "hand_over"): "the exchange of copies before a commit",
     ("cluster.membership", "rejoin"): "forming the process group anew",
 }
-_SLOW = frozenset({"torch._dynamo", "torch._inductor", "torch.serialization"})
+_SLOW = frozenset({"importlib", "torch._dynamo", "torch._inductor", "torch.serialization"})
+_LOADING = "torch.utils.data"
+_WAY = 5
 _KNOWN_PLACES = (
     ("torch.utils.data.dataloader", "it waits for the DataLoader's worker processes"),
     ("cluster.mailbox", "it waits for an answer of the driver"),
@@ -194,7 +196,8 @@ def _patience_with(sight: _Sight, slow: Set[str]) -> int:
         return 1
     if any(frame.function in slow or not slow.isdisjoint(_prefixes(frame.module)) for frame in state.frames):
         return VERY_LONG
-    return 1 if _is_idle(sight) else LONG
+    loads = any(frame.module.startswith(_LOADING) for frame in state.frames)
+    return 1 if _is_idle(sight) and not loads else LONG
 
 
 def _prefixes(module: str) -> Iterator[str]:
@@ -222,7 +225,7 @@ def _calls_it(state: RankState) -> bool:
 
 
 def _place_of(state: RankState) -> Frame | None:
-    """Return the innermost call that is not torch's: what called the collective."""
+    """Return the innermost call that is not torch's: what has called the collective."""
     kept = (frame for frame in reversed(state.frames) if not frame.module.startswith("torch."))
     return next(kept, None)
 
@@ -298,9 +301,12 @@ def _describe_group(group: Sequence[_Sight]) -> Iterator[str]:
     number = state.calls
     calls = "" if number is None else f", after {number} collective call{'' if number == 1 else 's'}"
     yield f"  {name} {doing}{f' ({known})' if known else ''}{calls}, at"
-    shown = [frame for frame in (users_line(state), _place_of(state), state.frames[-1]) if frame is not None]
-    for frame in dict.fromkeys(shown):
+    line, last = users_line(state), _place_of(state) if group[0].waits is not None else state.frames[-1]
+    for frame in dict.fromkeys(item for item in (line, last) if item is not None):
         yield f"    {frame.file}:{frame.line} in {frame.function}" + (f": {frame.text}" if frame.text else "")
+    if line is None:
+        way = [frame.function for frame in state.frames if not frame.module.startswith("torch.")]
+        yield f"    by way of {', '.join(way[-1 - _WAY : -1])}"
 
 
 def _known_place(state: RankState) -> str | None:

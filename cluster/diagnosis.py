@@ -90,7 +90,9 @@ def judge_presence(found: Examination) -> Iterator[Finding]:
                 "node",
                 node.address,
                 f"it could not be looked at: {node.error}",
-                "install the same Python, torch, Ray and version of this project there, and look at its load",
+                "install the same Python, torch, Ray and version of this project there; where they are, look "
+                "at its load, and at firewalls: Ray's workers connect to free ports of the driver's node, "
+                f"{found.driver}",
             )
 
 

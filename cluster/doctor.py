@@ -277,7 +277,7 @@ class _Patients:
         )
         wrong = [*judge_interfaces(partly), *judge_ports(partly)]
         if wrong or len(self._meters) < len(self._addresses):
-            return ReduceFacts(size_bytes=REDUCE_BYTES, why_not="the links are not in order")
+            return ReduceFacts(size_bytes=REDUCE_BYTES, why_not="interfaces or links are not in order")
         peer = next((target[0] for target in self._meters.values()), "127.0.0.1")
         store = StoreServer(network.address_towards(peer), _REDUCE_S)
         try:

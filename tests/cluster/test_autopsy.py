@@ -63,12 +63,12 @@ def test_the_rank_that_is_elsewhere_is_named_with_its_line() -> None:
 
 def test_ranks_in_different_collectives_are_told_apart() -> None:
     """A collective that the user's code calls on some ranks only is the odd one; equals have none."""
-    gather = state(
-        frame("orchestrator.fit", "meet", 3), frame("torch.distributed.distributed_c10d", "all_gather_object")
-    )
+    meet = frame("orchestrator.fit", "meet", 3)
+    gather = state(STEP, meet, frame("torch.distributed.distributed_c10d", "all_gather_object"))
     found = diagnose(WORKERS, {0: IN_REDUCE, 1: gather, 2: gather}, 12.0)
     assert (found.verdict, found.culprits, found.line) == (Verdict.APART, (0,), REDUCES)
     assert "Every rank must make the same collective calls" in found.text
+    assert "    orchestrator.fit.py:3 in meet\n    by way of run\n" in found.text
     other = state(STEP, frame("train", "training_step", 41, "dist.barrier()"), ALL_REDUCE)
     assert diagnose(WORKERS, {0: IN_REDUCE, 1: other, 2: other}, 12.0).culprits == (0,)
     assert diagnose(WORKERS[:2], {0: IN_REDUCE, 1: other}, 12.0).culprits == ()
@@ -92,6 +92,7 @@ def test_what_may_be_slow_is_given_time() -> None:
         (state(frame("orchestrator.checkpoint.writer", "write")), VERY_LONG),
         (state(frame("train", "prepare_data")), VERY_LONG),
         (state(frame("torch._dynamo.eval_frame", "compile")), VERY_LONG),
+        (state(STEP, frame("torch.utils.data.dataloader", "_try_get_data"), frame("queue", "get")), LONG),
         (RankState(frames=()), 1),
     ):
         found = diagnose(
