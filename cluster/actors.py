@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cluster import preflight
 from cluster.errors import ClusterError, StartError
 from cluster.failure import explain_death
 from cluster.placement import Reservation
+from cluster.rank_state import RankState
 from cluster.ranks import WorkerInfo
 from cluster.reaping import wait_gone
 from cluster.spec import GroupSpec
 from cluster.worker import LANES, Worker
 
 _STACKS_S = 5.0
+_OBSERVE_S = 3.0
+_SLICE_S = 0.2
 _CHILDREN_S = 1.0
 _GONE_S = 20.0
 
@@ -115,6 +118,17 @@ def stacks(actors: Sequence[Any]) -> list[str]:
     return [_stack(call) if call in ready else _NO_STACK for call in calls]
 
 
+def observe(actors: Sequence[Any], is_over: Callable[[], bool]) -> list[RankState | None]:
+    """What each worker is doing; None for one that has not answered within 3 s, or before `is_over`."""
+    import ray
+
+    calls = [actor.observe.options(concurrency_group="control").remote() for actor in actors]
+    deadline, waiting = time.monotonic() + _OBSERVE_S, list(calls)
+    while waiting and time.monotonic() < deadline and not is_over():
+        waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_SLICE_S)[1]
+    return [None if call in waiting else _observed(call) for call in calls]
+
+
 def end(
     members: Sequence[Any], everybody: Sequence[Any], lives: Sequence[Any], workers: Sequence[WorkerInfo]
 ) -> None:
@@ -154,6 +168,16 @@ def _stack(call: Any) -> str:
         return str(ray.get(call))
     except ray.exceptions.RayError as error:
         return f"No answer: {explain_death(str(error))}."
+
+
+def _observed(call: Any) -> RankState | None:
+    import ray
+
+    try:
+        found: RankState = ray.get(call)
+    except ray.exceptions.RayError:  # it has ended, which the run itself tells of
+        return None
+    return found
 
 
 def _check(call: Any, name: str, doing: str) -> None:

@@ -142,6 +142,15 @@ class WorkerContext:
         if self._beacon is not None:
             self._beacon.progress = count
 
+    def show_progress(self, read: Callable[[], object]) -> None:
+        """Let the driver see whether the callable gets on, so that a standstill is noticed.
+
+        Args:
+            read: Returns what changes while it does. Called a few times a second, from another thread.
+        """
+        if self._beacon is not None:
+            self._beacon.read = read
+
     def emit(self, event: object) -> None:
         """Send an event to the driver's `on_event`, as it is now. Never blocks.
 

@@ -8,10 +8,11 @@ stays ended; start a new one.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from cluster import actors, preemption
@@ -19,11 +20,13 @@ from cluster.dispatch import Dispatch, Listeners, OnAsk, OnEvent, OnOutput, OnRe
 from cluster.errors import GroupError, RunLost, StartError
 from cluster.failure import explain_death
 from cluster.preemption import DrainWatch, Notice, OnNotice
+from cluster.rank_state import RankState
 from cluster.ranks import WorkerInfo
 from cluster.recovery import Recovered, RecoveryPolicy
 from cluster.roster import Roster
 from cluster.serialization import dump_call
 from cluster.spec import GroupSpec
+from cluster.standstill import StandstillPolicy, StandstillWatch
 
 T = TypeVar("T")
 
@@ -40,6 +43,7 @@ class WorkerGroup:
         self._roster = Roster(spec)
         self._policy: RecoveryPolicy | None = None
         self._noticed: set[int] = set()  # ranks that were told to go in this run
+        self._watch: StandstillWatch | None = None
         self._runs = 0
         self._running = False
         self._ended = False
@@ -104,6 +108,7 @@ class WorkerGroup:
         on_recovered: OnRecovered | None = None,
         on_notice: OnNotice | None = None,
         recovery: RecoveryPolicy | None = None,
+        standstill: StandstillPolicy | None = None,
     ) -> list[T]:
         """Call `fn(context, *args)` on every worker and wait for all; each gets its own copy of fn and args.
 
@@ -121,6 +126,8 @@ class WorkerGroup:
                 node, or they got a SIGTERM and heed it. The loss of such a worker is no failure that counts.
             recovery: how much is survived: lost workers are replaced, and the callable, which must be made
                 for it, goes on with `context.rejoin()`. None: the first loss ends the run.
+            standstill: when it is looked into why nobody gets on, and who is told; the callable says how it
+                gets on with `context.show_progress`. None: never.
 
         Returns:
             What the callable returned on each worker, in rank order.
@@ -156,6 +163,8 @@ class WorkerGroup:
             self._roster.deliver()
             stored = ray.put(payload)
             del payload  # it may be a whole model
+            if standstill is not None:
+                self._watch = StandstillWatch(self, standstill)
             return Dispatch(self._runs, self, listeners, recovers=recovery is not None).results(stored)
         except RunLost:
             self._form_anew()
@@ -165,6 +174,9 @@ class WorkerGroup:
             raise
         finally:
             self._running = False
+            if self._watch is not None:
+                self._watch.close()
+                self._watch = None
             if watch is not None:
                 watch.close()
 
@@ -202,6 +214,14 @@ class WorkerGroup:
             raise GroupError("stacks() of a group that has ended. Start a new one.")
         return dict(enumerate(actors.stacks(self.actors)))
 
+    def last_progress(self) -> float:
+        """When any worker's callable has last got on, on the clock of `time.monotonic`."""
+        return self._roster.last_progress()
+
+    def observe(self, is_over: Callable[[], bool] = lambda: False) -> Mapping[int, RankState | None]:
+        """What each worker is doing, by rank: None for one that does not answer. From any thread."""
+        return dict(enumerate(actors.observe(self.actors, is_over)))
+
     def reform(self) -> None:
         """Form the process group anew, as the next generation; groups that earlier runs made are gone.
 
@@ -235,7 +255,8 @@ class WorkerGroup:
         if policy is None or (counted and not policy.take(counted)):
             return None
         began = time.monotonic()
-        causes = self._roster.replace(lost, policy.wait_s)
+        with contextlib.nullcontext() if self._watch is None else self._watch.paused():
+            causes = self._roster.replace(lost, policy.wait_s)
         return Recovered(
             ranks=tuple(sorted(causes)),
             causes=causes,

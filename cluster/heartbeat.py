@@ -34,7 +34,7 @@ ENDED = "it ended without a word: killed, crashed, or its node was lost"
 """Why a worker counts as dead whose connection has ended."""
 
 _MESSAGE = struct.Struct("<cQ")  # a kind, and a number that depends on it
-_BEAT, _STATE, _HEARD, _LOOK = b"B", b"S", b"H", b"L"
+_BEAT, _STATE, _HEARD, _LOOK, _CHANGED = b"B", b"S", b"H", b"L", b"C"
 _HELLO = struct.Struct("<32sQ")
 _TICK_S = 0.1
 
@@ -117,10 +117,14 @@ class Beacon:
 
     Attributes:
         progress: Any count that grows while the worker gets on; sent along.
+        read: Returns what changes while the worker gets on; called before each sign, in the thread. None:
+            nothing does.
     """
 
     def __init__(self, address: HeartbeatAddress, member: int, on_lost: Callable[[], None]) -> None:
         self.progress = 0
+        self.read: Callable[[], object] | None = None
+        self._seen: object = None
         self._on_lost = on_lost
         self._heard = time.monotonic()
         self._closed = threading.Event()
@@ -150,7 +154,8 @@ class Beacon:
             try:
                 if time.monotonic() >= due:
                     due = time.monotonic() + BEAT_S
-                    self._socket.send(_MESSAGE.pack(_BEAT, self.progress))
+                    signs = _MESSAGE.pack(_BEAT, self.progress)
+                    self._socket.send(signs + _MESSAGE.pack(_CHANGED, 0) if self._has_changed() else signs)
                 data = self._socket.recv(4096)
             except TimeoutError:
                 continue
@@ -164,6 +169,14 @@ class Beacon:
             while len(received) >= _MESSAGE.size:
                 self._take(*_MESSAGE.unpack_from(received))
                 received = received[_MESSAGE.size :]
+
+    def _has_changed(self) -> bool:
+        """Whether the worker has got on since the last sign."""
+        read, seen = self.read, self._seen
+        if read is not None:
+            with contextlib.suppress(Exception):  # it is read while it changes; the next time it is not
+                self._seen = read()
+        return bool(self._seen != seen)
 
     def _take(self, kind: bytes, number: int) -> None:
         if kind == _HEARD:
@@ -183,6 +196,7 @@ class _Member:
     received: bytes = b""
     heard: float = 0.0
     progress: int = 0
+    changed: float = 0.0
     closed: bool = False
     dead: str | None = None
     state: ProcessState | None = None
@@ -240,6 +254,11 @@ class HeartbeatServer:
         """Return each member's last count."""
         with self._lock:
             return {number: member.progress for number, member in self._members.items()}
+
+    def last_change(self) -> float:
+        """When any member has last said that it had got on, on the clock of `time.monotonic`; 0.0 if none."""
+        with self._lock:
+            return max((member.changed for member in self._members.values()), default=0.0)
 
     def close(self) -> None:
         """Hang up on all, and wait for whoever still inquires. A second call does nothing."""
@@ -315,6 +334,8 @@ class HeartbeatServer:
             member.progress = number
             member.state = None  # it speaks: what was found out about it is past
             _send(member, _HEARD, 0)
+        elif kind == _CHANGED:
+            member.changed = member.heard
         elif kind == _STATE:
             self._found(member.node, number >> 8, _STATES[number & 0xFF])
 

@@ -134,6 +134,10 @@ class Roster:
         with self._lock:
             return self._verdicts.get(self._numbers[rank]) if rank < len(self._numbers) else None
 
+    def last_progress(self) -> float:
+        """When any worker's callable has last got on, on the clock of `time.monotonic`; 0.0 if none has."""
+        return 0.0 if self._heartbeat is None else self._heartbeat.last_change()
+
     def replace(self, lost: dict[int, str], wait_s: float) -> dict[int, str]:
         """Replace the workers of lost ranks, and of those that are lost meanwhile, and free the survivors.
 

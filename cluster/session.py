@@ -97,6 +97,15 @@ def connect() -> None:
         atexit.register(shutdown)
 
 
+def find() -> str | None:
+    """Return the address of the cluster that `connect` attaches to; None where it starts a local Ray.
+
+    Raises:
+        SessionError: RAY_ADDRESS=auto, and there is no cluster on this machine.
+    """
+    return _find_cluster()[0]
+
+
 def owned() -> bool:
     """Whether `connect` started the Ray that this process is connected to."""
     return _session is not None and _session.started and _session.is_current()

@@ -17,7 +17,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster import network, preemption, preflight, sources
@@ -29,6 +29,7 @@ from cluster.mailbox import Batch, Mailbox
 from cluster.membership import Membership
 from cluster.output import Tail, captured
 from cluster.process_group import StoreAddress
+from cluster.rank_state import RankState, observe
 from cluster.ranks import Place, WorkerInfo
 from cluster.serialization import dump, load
 from cluster.snapshots import Snapshots
@@ -84,6 +85,7 @@ class Worker:
         self._runs: dict[int, tuple[Mailbox, dict[str, object]]] = {}
         self._runs_lock = threading.Lock()
         self._thread_id: int | None = None
+        self._native_id: int | None = None
         self._probe = preflight.Probe()
         self._context: WorkerContext | None = None
         preemption.set_handler(self._told_to_go)
@@ -190,6 +192,7 @@ class Worker:
         if not context.joining:
             self._member().snapshots.forget()
         self._thread_id, self._context = threading.get_ident(), context
+        self._native_id = threading.get_native_id()
         forward = mailbox.write if info.rank == 0 else None
         try:
             with captured(tail, forward), restored(self._known().threads):
@@ -204,7 +207,9 @@ class Worker:
                         error.__cause__ = None  # its message says it all
                     return describe(error, rank=info.rank, where=where, hidden=context.hidden, output=shown)
         finally:
-            self._thread_id = self._context = None
+            self._thread_id = self._native_id = self._context = None
+            if self._beacon is not None:
+                self._beacon.read = None
             mailbox.close()
             fn = args = result = context = None  # type: ignore[assignment]
             gc.collect()  # models and loaders of this run go now, not in the middle of the next
@@ -239,6 +244,13 @@ class Worker:
                 name = "the callable" if ident == self._thread_id else names.get(ident, str(ident))
                 parts.append(f"Thread of {name}:\n" + "".join(traceback.format_stack(frame)))
         return "\n".join(parts)
+
+    def observe(self) -> RankState:
+        """What the callable is doing; takes half a second."""
+        context = self._context
+        hidden = () if context is None else context.hidden
+        state = observe(self._thread_id, self._native_id, hidden)
+        return state if context is None else replace(state, where=_ask_where(context))
 
     def live(self) -> None:
         """Never return: the call ends with the process, which is how the driver learns of it."""

@@ -34,13 +34,21 @@ from orchestrator.sweep.stopped import TrialStopped
 if TYPE_CHECKING:
     from cluster.context import WorkerContext
     from cluster.spec import GroupSpec
+    from cluster.standstill import StandstillPolicy
     from orchestrator.homecoming import Standing
+    from orchestrator.settings import Settings
     from orchestrator.trainer import Trainer
 
 _log = logging.getLogger("orchestrator")
 
 Show = Callable[[ProgressRecord], None]
 
+# Where one rank may be for long while the others wait: it writes, downloads, or builds the model.
+_SLOW = frozenset({f"{__package__}.checkpoint", f"{__package__}.loggers"}) | {
+    "prepare_data",
+    "setup",
+    "configure_model",
+}
 _SEED_VARIABLES = (rng.GLOBAL_SEED_VARIABLE, rng.SEED_WORKERS_VARIABLE)
 
 
@@ -108,6 +116,7 @@ def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None)
                         on_recovered=lambda recovered: _say(recovered.describe()),
                         on_notice=None if desk is None else desk.take,
                         recovery=policy if settings.max_failures else None,
+                        standstill=_watch_over(settings),
                     )
                     break
                 except RunLost:
@@ -189,7 +198,10 @@ def run_on_worker(
     stopped: BaseException | None = None
     result = None
     engine = Engine(trainer, job, place, show)
-    context.position = engine.stopping.position
+    position = context.position = engine.stopping.position
+    context.show_progress(
+        lambda: (trainer.state.stage, trainer.state.windows, trainer.state.epoch_batches, position())
+    )
     context.heeds_notices = job.fn == "fit"
     try:
         result = engine.run()
@@ -198,6 +210,15 @@ def run_on_worker(
     if context.rank == 0:
         return pack(trainer, job, result, stopped)
     return result if job.fn == "predict" else None
+
+
+def _watch_over(settings: Settings) -> StandstillPolicy | None:
+    """Return when a standstill is looked into; None where the user wants none of it."""
+    from cluster.standstill import StandstillPolicy
+
+    if settings.autopsy_after_s is None:
+        return None
+    return StandstillPolicy(patience_s=settings.autopsy_after_s, slow=_SLOW, tell=_log.warning)
 
 
 def _say_sent(sent: dict[str, str]) -> str | None:

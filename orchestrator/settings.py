@@ -81,6 +81,7 @@ class Settings:
     replacement_timeout_s: float = 300.0
     start_timeout_s: float = 60.0
     collective_timeout_s: float = 1800.0
+    autopsy_after_s: float | None = 10.0
     sync_batchnorm: bool = False
     deterministic: bool | str = False
     benchmark: bool | None = None
@@ -134,6 +135,7 @@ class Settings:
             values["max_failures"] = DEFAULT_MAX_FAILURES
         for name in ("start_timeout_s", "collective_timeout_s", "replacement_timeout_s"):
             _check_seconds(name, values[name])
+        _check_seconds("autopsy_after_s", values["autopsy_after_s"], optional=True)
         values["collective_timeout_s"] = timeout_s(values["strategy_spec"]) or values["collective_timeout_s"]
         if values["benchmark"] is not None:
             _check_switch("benchmark", values["benchmark"])
@@ -323,10 +325,15 @@ def _check_switch(name: str, value: Any) -> None:
         raise MisconfigurationError(f"Trainer({name}={value!r}). Use True or False.")
 
 
-def _check_seconds(name: str, value: Any) -> None:
+def _check_seconds(name: str, value: Any, optional: bool = False) -> None:
+    if optional and value is None:
+        return
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not 0 < value < math.inf:
-        raise MisconfigurationError(f"Trainer({name}={value!r}). Use a number of seconds above 0.")
+        alternative = " or None" if optional else ""
+        raise MisconfigurationError(
+            f"Trainer({name}={value!r}). Use a number of seconds above 0{alternative}."
+        )
 
 
 def _root(value: Any) -> str:

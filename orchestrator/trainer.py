@@ -118,6 +118,8 @@ class Trainer(TrainerCalls, ArgparseForm):
         start_timeout_s: Seconds to wait for the workers to start.
         collective_timeout_s: Seconds that a worker waits for another before it fails; ``prepare_data``, in
             which one works and the others wait, must end within them.
+        autopsy_after_s: Seconds in which no rank of a group gets on, after which it is looked for which rank
+            the others wait for, and at which line that is; the run goes on. None: never. See docs/doctor.md.
         pad_uneven: Repeat training samples until all ranks have equally many, as torch's DistributedSampler
             does.
         join_uneven: Where lengths are not known, go on until the last rank's data ends, not the first's.
@@ -191,6 +193,7 @@ class Trainer(TrainerCalls, ArgparseForm):
         replacement_timeout_s: float = 300.0,
         start_timeout_s: float = 60.0,
         collective_timeout_s: float = 1800.0,
+        autopsy_after_s: float | None = 10.0,
         pad_uneven: bool = False,
         join_uneven: bool = False,
         preemption_notice: Callable[[], float | bool | None] | None = None,

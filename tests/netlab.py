@@ -88,6 +88,7 @@ class NetLab:
             **os.environ,
             **health_checks,
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_raylet_start_wait_time_s": "100",
             "RAY_AUTH_MODE": "disabled",
             "TORCH_CPP_LOG_LEVEL": "ERROR",
         }
@@ -200,6 +201,40 @@ class NetLab:
         """Undo `block_one_way`."""
         _run("ip", "-n", self._space(source), "neigh", "del", self.ip(target), "dev", "eth0", check=False)
 
+    def close_ports(self, node: int) -> None:
+        """Let nobody connect to a node at the ports that its kernel gives out from now on, as a firewall
+        does: attempts vanish, what is connected goes on, and Ray's own ports stay open.
+        """
+        first, mask = 0x5000, 0xFC00
+        ports = f"net.ipv4.ip_local_port_range={first} {first + 0xFFFF - mask}"
+        _run("ip", "netns", "exec", self._space(node), "sysctl", "-qw", ports)
+        port = ("dev", f"port{node}")
+        self._filter("qdisc", "add", *port, "root", "handle", "1:", "htb", "default", "0")
+        self._filter("class", "add", *port, "parent", "1:", "classid", "1:1", "htb", "rate", "1mbit")
+        self._filter("qdisc", "add", *port, "parent", "1:1", "pfifo", "limit", "0")
+        is_attempt = ("match", "u8", "0x02", "0x12", "at", "33")  # SYN without ACK
+        self._filter(
+            *(
+                "filter",
+                "add",
+                *port,
+                "parent",
+                "1:",
+                "protocol",
+                "ip",
+                "u32",
+                "match",
+                "ip",
+                "protocol",
+                "6",
+            ),
+            *("0xff", "match", "ip", "dport", str(first), hex(mask), *is_attempt, "flowid", "1:1"),
+        )
+
+    def open_ports(self, node: int) -> None:
+        """Undo `close_ports`."""
+        self._filter("qdisc", "del", "dev", f"port{node}", "root")
+
     def throttle(self, node: int, megabits_per_s: float) -> None:
         """Limit what a node can send."""
         _run(
@@ -239,6 +274,9 @@ class NetLab:
 
     def _in_switch(self, *arguments: str) -> None:
         _run("ip", "-n", self._switch, *arguments)
+
+    def _filter(self, *arguments: str) -> None:
+        _run("tc", "-n", self._switch, *arguments)
 
     def _connect(self) -> int:
         """Make the namespace of one more node and plug it into the bridge."""

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import orchestrator
-from orchestrator.cli import info, jobs, manifest, runs, submit, training
+from orchestrator.cli import doctor, info, jobs, manifest, runs, submit, training
 from orchestrator.errors import suggest
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ _COMMANDS: dict[str, Command] = {
     "submit": submit,
     "jobs": jobs,
     "manifest": manifest,
+    "doctor": doctor,
     "info": info,
 }
 

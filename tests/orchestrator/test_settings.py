@@ -73,6 +73,7 @@ DEFAULTS = {
     "compile": None,
     "start_timeout_s": 60.0,
     "collective_timeout_s": 1800.0,
+    "autopsy_after_s": 10.0,
 }
 
 ACCEPTED: list[tuple[str, Any, Any]] = [
@@ -149,6 +150,8 @@ ACCEPTED: list[tuple[str, Any, Any]] = [
     ("compile", {"fullgraph": True}, {"fullgraph": True}),
     ("start_timeout_s", 1, 1),
     ("collective_timeout_s", 7200, 7200),
+    ("autopsy_after_s", None, None),
+    ("autopsy_after_s", 60, 60),
 ]
 
 _WHOLE = [-2, 1.0, 2.5, True, "3", [1]]
@@ -219,6 +222,7 @@ REFUSED: dict[str, tuple[list[Any], str]] = {
     ),
     "start_timeout_s": ([0, -1, math.nan, math.inf, True, None, "60"], "Use a number of seconds above 0."),
     "collective_timeout_s": ([0, -1, math.nan, math.inf, True, None], "Use a number of seconds above 0."),
+    "autopsy_after_s": ([0, -1, math.inf, True, "10"], "Use a number of seconds above 0 or None."),
 }
 
 
