@@ -32,7 +32,7 @@ demo: $(DEV)
 	$(RUN) examples/digits.py
 
 test: lint
-	$(RUN) -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS)
+	$(RUN) -m pytest -n 2 --no-loadscope-reorder $(PYTEST_FLAGS)
 
 test-all: $(ALL) lint
 	$(RUN) -m pytest -m '' $(PYTEST_FLAGS)

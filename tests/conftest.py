@@ -1,5 +1,9 @@
 """What every test gets: a Ray of its own, a guard against what it leaves behind, hypothesis runs that repeat.
 
+Where tests run on several processes, a file's tests stay together, and so do all that start nodes of their
+own (tests/netlab.py): one cluster of nodes at a time is enough for a machine. They come first, as they take
+longest.
+
 The guard fails a test at its teardown, naming what is left (tests/leaks.py says what counts), and likewise a
 test module whose own fixtures leave something.
 """
@@ -8,15 +12,44 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
 from tests.leaks import Footprint
 
+ROOT = Path(__file__).resolve().parents[1]
+
 # The same examples in every run, so that a failure repeats. No deadline: machines differ.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("repeatable")
+
+
+@cache
+def _starts_nodes(file: str) -> bool:
+    """Whether a file's tests start nodes in network namespaces."""
+    return "import NetLab" in (ROOT / file).read_text(encoding="utf-8")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let what takes longest come first."""
+    items.sort(key=lambda item: not _starts_nodes(item.nodeid.split("::")[0]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand tests out by file, and all that start nodes to one process."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return "nodes" if _starts_nodes(file) else file
+
+    return ByFile(config, log)
 
 
 def _guard(culprit: str) -> Iterator[None]:
