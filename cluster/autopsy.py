@@ -195,7 +195,7 @@ def _patience_with(sight: _Sight, slow: Set[str]) -> int:
     if any(frame.function in slow or not slow.isdisjoint(_prefixes(frame.module)) for frame in state.frames):
         return VERY_LONG
     loads = any(frame.module.startswith(_LOADING) for frame in state.frames)
-    return 1 if _is_idle(sight) and not loads else LONG
+    return 1 if _is_idle(sight) and not loads and not state.holds_lock else LONG
 
 
 def _prefixes(module: str) -> Iterator[str]:
@@ -284,13 +284,15 @@ def _describe_group(group: Sequence[_Sight]) -> Iterator[str]:
     state, several = group[0].state, len(group) > 1
     name = _name(group)
     if state is None:
-        yield f"  {name} {'do' if several else 'does'} not answer: native code holds the interpreter's lock."
+        yield f"  {name} {'do' if several else 'does'} not answer."
         return
     if state.has_returned:
         yield f"  {name} {'have' if several else 'has'} returned."
         return
     if group[0].waits is not None:
         doing = f"wait{'' if several else 's'} in {group[0].waits}"
+    elif state.holds_lock:
+        doing = f"{'are' if several else 'is'} in native code that holds the interpreter's lock"
     elif all(map(_is_idle, group)):
         doing = f"{'do' if several else 'does'} not compute"
     else:

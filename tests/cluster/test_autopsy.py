@@ -89,6 +89,7 @@ def test_what_may_be_slow_is_given_time() -> None:
         (state(STEP, LOCKED, load=0.9), LONG),
         (state(STEP, LOCKED, moved=True), LONG),
         (None, LONG),
+        (RankState(frames=(STEP, LOCKED), holds_lock=True), LONG),
         (state(frame("orchestrator.checkpoint.writer", "write")), VERY_LONG),
         (state(frame("train", "prepare_data")), VERY_LONG),
         (state(frame("torch._dynamo.eval_frame", "compile")), VERY_LONG),
