@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cluster import preflight
+from cluster import native_stack, preflight
 from cluster.errors import ClusterError, StartError
 from cluster.failure import explain_death
 from cluster.placement import Reservation
@@ -23,8 +23,10 @@ from cluster.spec import GroupSpec
 from cluster.worker import LANES, Worker
 
 _STACKS_S = 5.0
-_OBSERVE_S = 3.0
+_OBSERVE_S = 2.0
+_OUTSIDE_S = 2.5
 _SLICE_S = 0.2
+_RUNS = ("cluster/worker.py", "run")  # what the callable's thread has come through
 _CHILDREN_S = 1.0
 _GONE_S = 20.0
 
@@ -118,15 +120,28 @@ def stacks(actors: Sequence[Any]) -> list[str]:
     return [_stack(call) if call in ready else _NO_STACK for call in calls]
 
 
-def observe(actors: Sequence[Any], is_over: Callable[[], bool]) -> list[RankState | None]:
-    """What each worker is doing; None for one that has not answered within 3 s, or before `is_over`."""
+def observe(
+    actors: Sequence[Any], workers: Sequence[WorkerInfo], is_over: Callable[[], bool]
+) -> list[RankState | None]:
+    """What each worker is doing: as it says itself within 2 s, else as it is seen from its node within
+    another 2.5 s; None where neither tells, or before `is_over`.
+    """
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     calls = [actor.observe.options(concurrency_group="control").remote() for actor in actors]
-    deadline, waiting = time.monotonic() + _OBSERVE_S, list(calls)
-    while waiting and time.monotonic() < deadline and not is_over():
-        waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_SLICE_S)[1]
-    return [None if call in waiting else _observed(call) for call in calls]
+    found = _collect_observed(calls, _OBSERVE_S, is_over)
+    silent = [rank for rank, state in enumerate(found) if state is None]
+    look: Any = ray.remote(num_cpus=0, max_retries=0)(native_stack.observe_process)
+    calls = [
+        look.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(workers[rank].node_id, soft=False)
+        ).remote(workers[rank].pid, _RUNS)
+        for rank in silent
+    ]
+    for rank, state in zip(silent, _collect_observed(calls, _OUTSIDE_S, is_over), strict=True):
+        found[rank] = state
+    return found
 
 
 def end(
@@ -170,11 +185,22 @@ def _stack(call: Any) -> str:
         return f"No answer: {explain_death(str(error))}."
 
 
+def _collect_observed(
+    calls: Sequence[Any], timeout_s: float, is_over: Callable[[], bool]
+) -> list[RankState | None]:
+    import ray
+
+    deadline, waiting = time.monotonic() + timeout_s, list(calls)
+    while waiting and time.monotonic() < deadline and not is_over():
+        waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_SLICE_S)[1]
+    return [None if call in waiting else _observed(call) for call in calls]
+
+
 def _observed(call: Any) -> RankState | None:
     import ray
 
     try:
-        found: RankState = ray.get(call)
+        found: RankState | None = ray.get(call)
     except ray.exceptions.RayError:  # it has ended, which the run itself tells of
         return None
     return found

@@ -161,21 +161,19 @@ def users_line(state: RankState) -> Frame | None:
 
 
 def _waits(states: Mapping[int, RankState | None], rank: int) -> str | None:
-    """As `waits_in`; and a rank that has made more collective calls than another, and no longer computes,
-    waits for the last of them.
+    """As `waits_in`; and where no stack shows any waiting, as with NCCL, a rank that has made more collective
+    calls than another waits for it in the last of them, even if it looks busy.
     """
     state = states[rank]
     if state is None:
         return None
-    shown = waits_in(state)
-    if shown is not None:
-        return shown
-    counts = [other.calls for other in states.values() if other is not None and other.calls is not None]
-    if state.calls is None or state.has_returned or state.moved or state.load >= IDLE:
+    known = [other for other in states.values() if other is not None]
+    if any(waits_in(other) for other in known):
+        return waits_in(state)
+    counts = [other.calls for other in known if other.calls is not None and not other.has_returned]
+    if state.calls is None or state.has_returned or state.calls == min(counts):
         return None
-    ahead = state.calls > min(counts)
-    nobody_shows = not any(other is not None and waits_in(other) for other in states.values())
-    return f"its collective call number {state.calls}" if ahead and nobody_shows else None
+    return f"its collective call number {state.calls}"
 
 
 def _is_idle(sight: _Sight) -> bool:
@@ -197,7 +195,7 @@ def _patience_with(sight: _Sight, slow: Set[str]) -> int:
     if any(frame.function in slow or not slow.isdisjoint(_prefixes(frame.module)) for frame in state.frames):
         return VERY_LONG
     loads = any(frame.module.startswith(_LOADING) for frame in state.frames)
-    return 1 if _is_idle(sight) and not loads else LONG
+    return 1 if _is_idle(sight) and not loads and not state.holds_lock else LONG
 
 
 def _prefixes(module: str) -> Iterator[str]:
@@ -286,13 +284,15 @@ def _describe_group(group: Sequence[_Sight]) -> Iterator[str]:
     state, several = group[0].state, len(group) > 1
     name = _name(group)
     if state is None:
-        yield f"  {name} {'do' if several else 'does'} not answer: native code holds the interpreter's lock."
+        yield f"  {name} {'do' if several else 'does'} not answer."
         return
     if state.has_returned:
         yield f"  {name} {'have' if several else 'has'} returned."
         return
     if group[0].waits is not None:
         doing = f"wait{'' if several else 's'} in {group[0].waits}"
+    elif state.holds_lock:
+        doing = f"{'are' if several else 'is'} in native code that holds the interpreter's lock"
     elif all(map(_is_idle, group)):
         doing = f"{'do' if several else 'does'} not compute"
     else:

@@ -220,7 +220,7 @@ class WorkerGroup:
 
     def observe(self, is_over: Callable[[], bool] = lambda: False) -> Mapping[int, RankState | None]:
         """What each worker is doing, by rank: None for one that does not answer. From any thread."""
-        return dict(enumerate(actors.observe(self.actors, is_over)))
+        return dict(enumerate(actors.observe(self.actors, self.workers, is_over)))
 
     def reform(self) -> None:
         """Form the process group anew, as the next generation; groups that earlier runs made are gone.

@@ -4,7 +4,7 @@ the code, whether it computes, and how many collective calls it has made.
 Looking needs nothing of the callable, which may be blocked for good: its stack is read from the interpreter,
 twice, half a second apart, with the processor time that its thread used in between. It costs nothing before
 and changes nothing. A process whose native code holds the interpreter's lock cannot look at itself: then the
-call does not return, and whoever asked takes that for the answer.
+call does not return, and `cluster.native_stack` looks from outside.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class RankState:
         calls: Collective calls made in the default process group since it was formed; None where it cannot
             be told.
         where: What the callable says that it is doing, such as "epoch 1, step 40".
+        holds_lock: Native code there holds the interpreter's lock; it was looked at from outside.
     """
 
     frames: tuple[Frame, ...]
@@ -63,6 +64,7 @@ class RankState:
     load: float = 0.0
     calls: int | None = None
     where: str | None = None
+    holds_lock: bool = False
 
     @property
     def has_returned(self) -> bool:

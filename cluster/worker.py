@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cluster import network, preemption, preflight, sources
+from cluster import native_stack, network, preemption, preflight, sources
 from cluster.context import WorkerContext
 from cluster.errors import SerializationError
 from cluster.failure import Failure, describe
@@ -89,6 +89,7 @@ class Worker:
         self._probe = preflight.Probe()
         self._context: WorkerContext | None = None
         preemption.set_handler(self._told_to_go)
+        native_stack.register()
 
     def prepare(self, env: Mapping[str, str]) -> Place:
         """Set the environment, import what every callable will need, and say where this process is."""

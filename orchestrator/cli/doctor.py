@@ -62,7 +62,6 @@ def run(arguments: argparse.Namespace) -> int:
     findings = diagnosis.diagnose(found)
     seconds = time.monotonic() - began
     print(as_json(found, findings, seconds) if arguments.json else as_text(found, findings, seconds))
-    session.shutdown()
     errors = [item for item in findings if item.severity is diagnosis.Severity.ERROR]
     return 1 if errors or (arguments.strict and findings) else 0
 

@@ -89,6 +89,7 @@ def test_what_may_be_slow_is_given_time() -> None:
         (state(STEP, LOCKED, load=0.9), LONG),
         (state(STEP, LOCKED, moved=True), LONG),
         (None, LONG),
+        (RankState(frames=(STEP, LOCKED), holds_lock=True), LONG),
         (state(frame("orchestrator.checkpoint.writer", "write")), VERY_LONG),
         (state(frame("train", "prepare_data")), VERY_LONG),
         (state(frame("torch._dynamo.eval_frame", "compile")), VERY_LONG),
@@ -111,11 +112,15 @@ def test_a_long_computation_is_not_told() -> None:
 
 
 def test_counts_of_calls_tell_what_stacks_do_not() -> None:
-    """A rank whose stack shows no collective, but which is idle and one call ahead, waits for it."""
-    idle = frame("train", "validation_step", 50, "work.wait()")
-    found = diagnose(WORKERS[:2], {0: state(STEP, idle, calls=9), 1: state(STEP, LOCKED, calls=8)}, 12.0)
-    assert (found.verdict, found.culprits) == (Verdict.ABSENT, (1,))
-    assert "waits in its collective call number 9" in found.text
+    """Where no stack shows a collective, a rank that is one call ahead waits for it, though it looks busy, as
+    one does that waits for its GPU.
+    """
+    reads = frame("train", "validation_step", 50, "loss.item()")
+    for load in (0.0, 1.0):
+        ahead = state(STEP, reads, calls=9, load=load)
+        found = diagnose(WORKERS[:2], {0: ahead, 1: state(STEP, LOCKED, calls=8)}, 12.0)
+        assert (found.verdict, found.culprits, found.patience) == (Verdict.ABSENT, (1,), 1)
+        assert "waits in its collective call number 9" in found.text
 
 
 @pytest.mark.parametrize(

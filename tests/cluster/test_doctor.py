@@ -17,7 +17,7 @@ from tests.netlab import NetLab, missing
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(missing() is not None, reason=f"needs network namespaces: {missing()}"),
 ]
 
