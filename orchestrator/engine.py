@@ -7,6 +7,8 @@ called, everything is torn down, and the exception goes on to the caller unchang
 from __future__ import annotations
 
 import contextlib
+import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,7 @@ from orchestrator.checkpoint import contents
 from orchestrator.epoch_outputs import collectors
 from orchestrator.evaluate import evaluate, gradient_context
 from orchestrator.feed import Feed
+from orchestrator.goodput import Account, counted
 from orchestrator.hooks import HookTable, overrides
 from orchestrator.hyperparameter_log import logged_hyperparameters
 from orchestrator.job import Job
@@ -45,9 +48,12 @@ from orchestrator.predictions import predictions_for
 from orchestrator.profilers.instruments import instruments_for
 from orchestrator.progress import ProgressRecord, as_shown
 from orchestrator.reporting import Reporting
+from orchestrator.run_event import RunEvent
+from orchestrator.run_facts import numbers
 from orchestrator.run_fit import run_fit
 from orchestrator.stop_agreement import GatheredStop, RankStop
 from orchestrator.stops import AgreedStop
+from orchestrator.strategies.ddp import DataParallel
 from orchestrator.strategies.making import make_strategy
 from orchestrator.strategies.strategy import Strategy
 from orchestrator.sweep.stopped import TrialStopped
@@ -84,6 +90,7 @@ class Engine:
         stoppable: The training loop runs, so it will stop soon when told to.
         predictions: What a run of predict keeps.
         untold: A checkpoint was written since the driver last heard where this run stands.
+        account: Where this rank's time goes.
     """
 
     progress_interval_s = 0.2
@@ -91,6 +98,8 @@ class Engine:
     def __init__(
         self, trainer: Trainer, job: Job, place: Place, show: Callable[[ProgressRecord], None] | None
     ) -> None:
+        self.account = Account()
+        self._windows_before = 0
         self.trainer = trainer
         self.job = job
         self.place = place
@@ -165,6 +174,7 @@ class Engine:
             self._finish()
             raise
         except BaseException as error:
+            self.account.switch("idle")
             self.state.status = "interrupted"
             if isinstance(error, AgreedStop) or not (
                 isinstance(error, RunLost) or self._comes_of_a_loss(error)
@@ -177,6 +187,7 @@ class Engine:
             if isinstance(error, RunLost):
                 raise
         finally:
+            self.note("end")
             self._detach()
         # Nothing of the failure is kept: it holds the broken process group.
         raise RunLost("Another rank was lost where the run could not go on by itself.")
@@ -275,6 +286,7 @@ class Engine:
         return self.evaluate(fn, loaders, limits)
 
     def _finish(self) -> None:
+        self.account.switch("idle")
         for logger in self._own_loggers():
             logger.finalize("success")
         self.strategy.bring_back(self.module)
@@ -371,6 +383,7 @@ class Engine:
 
     # ---------------------------------------------------------------- what the loops call
 
+    @counted("evaluation")
     def evaluate(
         self,
         stage: str,
@@ -424,6 +437,48 @@ class Engine:
         self.untold = False
         if self.is_global_zero and self.place.standing is not None:
             self.place.emit(self.place.standing(self.trainer, self.job))
+
+    def count_steps_from_here(self) -> None:
+        """Take the steps so far for another process's."""
+        self._windows_before = self.state.windows
+
+    def begin_training(self) -> None:
+        """Count the time from here on as training, and say so."""
+        self.count_steps_from_here()
+        if self.place.world_size > 1:
+            gather = self.strategy.gather
+            self.strategy.__dict__["gather"] = self.account.counting("communication", gather)
+        feed = self.feed
+        found = "" if feed is None else feed.loader.fingerprint
+        batches = None if feed is None else feed.num_batches
+        self.note("train", data={"fingerprint": found, "batches": batches})
+        self.account.switch("train")
+
+    def note(self, kind: str, *, metrics: bool = False, **details: Any) -> None:
+        """Tell the driver, from rank 0, of something that belongs into the run's record.
+
+        Args:
+            kind: What has happened.
+            metrics: Add those that were decided, where a logger records any.
+            **details: What else there is to say.
+        """
+        if not self.is_global_zero:
+            return
+        if metrics and self.trainer.loggers:
+            details["metrics"] = numbers(self.board.callback)
+        ddp = self.strategy if isinstance(self.strategy, DataParallel) else None
+        waited_s = 0.0 if ddp is None else ddp.waited_s()
+        self.place.emit(
+            RunEvent(
+                kind=kind,
+                at_s=time.time(),
+                epoch=self.state.epoch,
+                step=self.state.global_step,
+                account=(os.getpid(), self.account.number),
+                seconds=self.account.seconds(waited_s, self.state.windows - self._windows_before),
+                details=details,
+            )
+        )
 
     def say(self, text: str) -> None:
         """Tell the user something, from rank 0."""
