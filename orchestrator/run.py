@@ -88,6 +88,7 @@ class RunRecord:
         Args:
             error: What it was left by; None where it returned.
         """
+        self._open()
         state = self._trainer.state
         seconds = {kind: round(value, 6) for kind, value in self.total.seconds().items()}
         result = {
@@ -98,10 +99,9 @@ class RunRecord:
             "steps": state.global_step,
             "samples": state.samples_seen,
             "data": self._data,
-            "metrics": self._metrics(),
+            "metrics": {} if self._folder is None else self._metrics(),
             "goodput": seconds,
         }
-        self._open()
         self._call |= result
         self._note("end", epoch=state.epoch, step=state.global_step, outcome=result["outcome"])
         with self._kept_going():
