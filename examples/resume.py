@@ -43,12 +43,12 @@ class Reader(pl.LightningModule):
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
-def train(root: Path, max_steps: int, ckpt_path: str | None = None) -> tuple[Reader, str]:
-    """Train to so many steps; return the module and the last checkpoint's path."""
+def train(root: Path, name: str, max_steps: int, ckpt_path: str | None = None) -> Reader:
+    """Train to so many steps, with checkpoints in a folder of that name, and return the module."""
     pl.seed_everything(7)
     pixels, labels = load_digits(return_X_y=True)
     data = TensorDataset(torch.tensor(pixels / 16, dtype=torch.float32), torch.tensor(labels))
-    saves = ModelCheckpoint(every_n_train_steps=10, save_last=True)
+    saves = ModelCheckpoint(root / name, every_n_train_steps=10, save_last=True)
     trainer = pl.Trainer(
         max_steps=max_steps,
         max_epochs=-1,
@@ -59,7 +59,7 @@ def train(root: Path, max_steps: int, ckpt_path: str | None = None) -> tuple[Rea
     )
     model = Reader()
     trainer.fit(model, DataLoader(data, batch_size=32, shuffle=True), ckpt_path=ckpt_path)
-    return model, saves.last_model_path
+    return model
 
 
 def main() -> None:
@@ -69,10 +69,10 @@ def main() -> None:
     parser.add_argument("--root-dir", type=Path, default=Path("runs/resume"), help="where all files go")
     args = parser.parse_args()
     root = args.root_dir.resolve()
-    through, _ = train(root, args.max_steps)
-    _, path = train(root, args.max_steps // 15 * 10)
-    print(f"Stopped, and goes on from {path}.")
-    gone_on, _ = train(root, args.max_steps, ckpt_path=path)
+    through = train(root, "through", args.max_steps)
+    train(root, "stopped", args.max_steps // 15 * 10)
+    print(f"Stopped, and goes on from {root / 'stopped'}.")
+    gone_on = train(root, "stopped", args.max_steps, ckpt_path="last")
     pairs = zip(through.parameters(), gone_on.parameters(), strict=True)
     equal = all(torch.equal(one, other) for one, other in pairs)
     print("Equal to the last bit." if equal else "The weights differ.")
