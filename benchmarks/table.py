@@ -2,9 +2,9 @@
 
     python benchmarks/table.py            # after `make bench`, from benchmarks/results/*.json
 
-Each file of results becomes one table: a line for each contender and figure, with its ratio to the peer of the
-same run, and below it the date, the versions and the machine. What stands between the two marks in a page is
-replaced; a page without them is an error, and so is having no results.
+Each file of results becomes one table: a line for each contender and figure, with its ratio to the peer of
+the same run, and below it the date, the versions and the machine. What stands between the two marks in a page
+is replaced; a page without them is an error, and so is having no results.
 """
 
 from __future__ import annotations
