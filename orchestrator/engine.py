@@ -7,8 +7,6 @@ called, everything is torn down, and the exception goes on to the caller unchang
 from __future__ import annotations
 
 import contextlib
-import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -48,15 +46,13 @@ from orchestrator.predictions import predictions_for
 from orchestrator.profilers.instruments import instruments_for
 from orchestrator.progress import ProgressRecord, as_shown
 from orchestrator.reporting import Reporting
-from orchestrator.run_event import RunEvent
-from orchestrator.run_facts import numbers
 from orchestrator.run_fit import run_fit
 from orchestrator.stop_agreement import GatheredStop, RankStop
 from orchestrator.stops import AgreedStop
-from orchestrator.strategies.ddp import DataParallel
 from orchestrator.strategies.making import make_strategy
 from orchestrator.strategies.strategy import Strategy
 from orchestrator.sweep.stopped import TrialStopped
+from orchestrator.telling import Telling
 from orchestrator.torch_modes import torch_modes
 from orchestrator.transfer import build_transfer
 from orchestrator.validation_schedule import ValidationClock
@@ -91,6 +87,7 @@ class Engine:
         predictions: What a run of predict keeps.
         untold: A checkpoint was written since the driver last heard where this run stands.
         account: Where this rank's time goes.
+        telling: Tells the driver what belongs into the run's record.
     """
 
     progress_interval_s = 0.2
@@ -99,7 +96,7 @@ class Engine:
         self, trainer: Trainer, job: Job, place: Place, show: Callable[[ProgressRecord], None] | None
     ) -> None:
         self.account = Account()
-        self._windows_before = 0
+        self.telling = Telling(self)
         self.trainer = trainer
         self.job = job
         self.place = place
@@ -187,7 +184,7 @@ class Engine:
             if isinstance(error, RunLost):
                 raise
         finally:
-            self.note("end")
+            self.telling.note("end")
             self._detach()
         # Nothing of the failure is kept: it holds the broken process group.
         raise RunLost("Another rank was lost where the run could not go on by itself.")
@@ -437,48 +434,6 @@ class Engine:
         self.untold = False
         if self.is_global_zero and self.place.standing is not None:
             self.place.emit(self.place.standing(self.trainer, self.job))
-
-    def count_steps_from_here(self) -> None:
-        """Take the steps so far for another process's."""
-        self._windows_before = self.state.windows
-
-    def begin_training(self) -> None:
-        """Count the time from here on as training, and say so."""
-        self.count_steps_from_here()
-        if self.place.world_size > 1:
-            gather = self.strategy.gather
-            self.strategy.__dict__["gather"] = self.account.counting("communication", gather)
-        feed = self.feed
-        found = "" if feed is None else feed.loader.fingerprint
-        batches = None if feed is None else feed.num_batches
-        self.note("train", data={"fingerprint": found, "batches": batches})
-        self.account.switch("train")
-
-    def note(self, kind: str, *, metrics: bool = False, **details: Any) -> None:
-        """Tell the driver, from rank 0, of something that belongs into the run's record.
-
-        Args:
-            kind: What has happened.
-            metrics: Add those that were decided, where a logger records any.
-            **details: What else there is to say.
-        """
-        if not self.is_global_zero:
-            return
-        if metrics and self.trainer.loggers:
-            details["metrics"] = numbers(self.board.callback)
-        ddp = self.strategy if isinstance(self.strategy, DataParallel) else None
-        waited_s = 0.0 if ddp is None else ddp.waited_s()
-        self.place.emit(
-            RunEvent(
-                kind=kind,
-                at_s=time.time(),
-                epoch=self.state.epoch,
-                step=self.state.global_step,
-                account=(os.getpid(), self.account.number),
-                seconds=self.account.seconds(waited_s, self.state.windows - self._windows_before),
-                details=details,
-            )
-        )
 
     def say(self, text: str) -> None:
         """Tell the user something, from rank 0."""

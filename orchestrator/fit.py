@@ -436,7 +436,7 @@ class TrainingLoop:
         slots.clear()
         slots.table = slots.batch = None
         batches, samples = self.feed.totals(state.epoch_batches)
-        engine.note("epoch", metrics=True, batches=batches, samples=samples)
+        engine.telling.note("epoch", metrics=True, batches=batches, samples=samples)
         state.end_epoch(batches, samples)
         if engine.untold:
             engine.tell_standing()

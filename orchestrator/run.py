@@ -76,7 +76,17 @@ class RunRecord:
             place: dict[str, Any] = {"epoch": event.epoch, "step": event.step}
             if event.kind == "epoch":
                 place["train_s"] = round(sum(event.seconds[kind] for kind in TRAINING), 6)
-            self._note(event.kind, event.at_s, **place, **event.details)
+            if event.kind == "checkpoint":
+                place["path"] = self._within(str(event.details["path"]))
+            self._note(event.kind, event.at_s, **{**event.details, **place})
+
+    def _within(self, path: str) -> str:
+        """Return a path as seen from the run's folder, where it lies in there."""
+        if self._folder is None:
+            return path
+        with contextlib.suppress(ValueError):
+            return Path(os.path.abspath(path)).relative_to(self._folder.absolute()).as_posix()
+        return path
 
     def note(self, kind: str, **details: Any) -> None:
         """Note what the driver itself has seen: ``recovery``, ``again``."""

@@ -53,7 +53,7 @@ def run_fit(engine: Engine) -> None:
     if not joins:
         engine.agree_on_stopping()
     engine.stoppable = True
-    engine.begin_training()
+    engine.telling.begin_training()
     _train(loop)
     engine.account.switch("idle")
     engine.stoppable = False
@@ -70,7 +70,7 @@ def _train(loop: TrainingLoop) -> None:
     if loop.engine.place.joins:
         with loop.engine.account.during("recovery"):
             recovery.recover(loop)
-        loop.engine.count_steps_from_here()
+        loop.engine.telling.count_steps_from_here()
     while True:
         try:
             while recovery.returns or not loop.is_over():

@@ -388,7 +388,7 @@ class Trainer(TrainerCalls, ArgparseForm):
             writer.write(content, filepath)
         if self.engine is not None:
             self.engine.untold = True
-            self.engine.note("checkpoint", path=os.fspath(filepath))
+            self.engine.telling.note("checkpoint", path=os.fspath(filepath))
 
     def dump_checkpoint(self, weights_only: bool = False) -> dict[str, Any]:
         """Return what `save_checkpoint` would write. On a group, call it on all ranks.

@@ -78,7 +78,7 @@ def test_a_run_is_watched_as_the_page_says(capsys: pytest.CaptureFixture[str]) -
 def test_the_files_of_a_run_are_those_of_the_page() -> None:
     """Every kind of event, outcome and file that is listed is one that is written."""
     text = (DOCS / "looking.md").read_text(encoding="utf-8")
-    files = ("run.py", "engine.py", "launch.py", "fit.py", "fit_validation.py", "trainer.py")
+    files = ("run.py", "engine.py", "launch.py", "fit.py", "fit_validation.py", "trainer.py", "telling.py")
     source = "".join((ROOT / "orchestrator" / name).read_text(encoding="utf-8") for name in files)
     listed = text.partition("Events are ")[2].partition("\n")[0]
     for kind in re.findall(r"`(\w+)`", listed):
