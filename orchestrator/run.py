@@ -55,6 +55,8 @@ class RunRecord:
         self._data: dict[str, Any] = {}
         self._waiting: list[dict[str, Any]] = []
         self._is_open = self._is_over = False
+        self._origin = None if job.ckpt_path is None else origin_of(job.ckpt_path)
+        self._before = self._read_origin()  # now: it may be this very folder, which is about to be written to
         self._note("start", plan=trainer.plan.describe(), ckpt_path=job.ckpt_path)
         if trainer.plan.launched is None and all(isinstance(item, Logger) for item in trainer.loggers):
             self._open()  # else another's logger, which wants an empty folder, comes first
@@ -122,21 +124,28 @@ class RunRecord:
         """Return where the time went, in one line."""
         return describe(self.total.seconds())
 
+    def _read_origin(self) -> dict[str, Any] | None:
+        """Return what the run was that this call goes on from; None where nobody knows."""
+        if self._origin is not None:
+            with contextlib.suppress(MisconfigurationError):
+                return _identity(read_run(self._origin))
+        return None
+
     def _compare(self) -> None:
         """Where the call goes on from another's checkpoint, tell what of code and data is not the same."""
-        origin = None if self._job.ckpt_path is None else origin_of(self._job.ckpt_path)
-        if origin is None:
+        before = self._before
+        if before is None:
             return
-        with contextlib.suppress(MisconfigurationError):
-            before = _identity(read_run(origin))
-            now = _identity({**self._facts(), "calls": [{"fn": "fit", "data": self._data}]})
-            if not (before["data"] and now["data"]):
-                before["data"] = now["data"] = {}
-            found = run_facts.differences(before, now)
-            if found:
-                told = "; ".join(f"{name}: {old!r} then, {new!r} now" for name, (old, new) in found.items())
-                announcements.tell(f"Not all is as it was in {origin}, from where this run goes on: {told}.")
-                self._note("differences", differences=found)
+        now = _identity({**self._facts(), "calls": [{"fn": "fit", "data": self._data}]})
+        if not (before["data"] and now["data"]):
+            before["data"] = now["data"] = {}
+        found = run_facts.differences(before, now)
+        if found:
+            told = "; ".join(f"{name}: {old!r} then, {new!r} now" for name, (old, new) in found.items())
+            announcements.tell(
+                f"Not all is as it was in {self._origin}, from where this run goes on: {told}."
+            )
+            self._note("differences", differences=found)
 
     # ---------------------------------------------------------------- files
 

@@ -137,7 +137,10 @@ def test_going_on_with_other_code_or_data_is_told(tmp_path: Path, caplog: pytest
         assert "Not all is as it was" not in caplog.text
         again = logged_trainer(tmp_path, max_epochs=2)
         again.fit(Net1(lr=0.2), loader(24), ckpt_path=path)
+        same = CSVLogger(tmp_path, version=0)  # into the folder of the first one
+        quiet_trainer(logger=same, max_epochs=2).fit(Net1(lr=0.4), loader(16), ckpt_path=path)
     assert "hyperparameters.lr: 0.1 then, 0.2 now" in caplog.text
+    assert "hyperparameters.lr: 0.1 then, 0.4 now" in caplog.text
     assert "'TensorDataset[16]' then, 'TensorDataset[24]' now" in caplog.text
     assert "differences" in kinds(Path(str(again.log_dir)))
 
