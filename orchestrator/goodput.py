@@ -90,9 +90,13 @@ class Account:
             self.switch(before)
 
     def counting(self, phase: str, function: Callable[P, T]) -> Callable[P, T]:
-        """Return `function` as one whose seconds are those of a phase."""
+        """Return `function` as one whose seconds are those of a phase where it is called while training; a
+        checkpoint, an evaluation or a recovery has its own exchanges.
+        """
 
         def run(*args: P.args, **kwargs: P.kwargs) -> T:
+            if self.phase != _TRAIN:
+                return function(*args, **kwargs)
             with self.during(phase):
                 return function(*args, **kwargs)
 
@@ -119,14 +123,21 @@ class Account:
                 is no sample, but counts as it is.
         """
         now = self._now_s()
-        if "advance" in feed.__dict__ or (not first and now - self._window_at < EVERY_S):
+        if first:
+            feed.__dict__.pop("advance", None)  # of a window that an epoch was left in
+        elif "advance" in feed.__dict__ or now - self._window_at < EVERY_S:
             return
         self._window_at = now
         advance = feed.advance
-        left, begun_s = WINDOW, 0.0
+        left, begun_s, waited_s = WINDOW, 0.0, 0.0
+
+        def end(now_s: float) -> None:
+            feed.__dict__.pop("advance", None)
+            self._watched_s += now_s - begun_s
+            self._waited_s += waited_s
 
         def timed() -> bool:
-            nonlocal left, begun_s, first
+            nonlocal left, begun_s, waited_s, first
             if first:
                 first = False
                 with self.during("data"):
@@ -135,16 +146,14 @@ class Account:
             if left == WINDOW:
                 begun_s = before
             if not left:  # the window ends where the batch after it is asked for
-                feed.__dict__.pop("advance", None)
-                self._watched_s += before - begun_s
+                end(before)
                 return advance()
             left -= 1
             more = advance()
             after = self._trained_s()
-            self._waited_s += after - before
+            waited_s += after - before
             if not more:
-                feed.__dict__.pop("advance", None)
-                self._watched_s += after - begun_s
+                end(after)
             return more
 
         feed.__dict__["advance"] = timed

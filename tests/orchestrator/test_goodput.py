@@ -112,6 +112,22 @@ def test_what_interrupts_a_window_is_no_training() -> None:
     assert found["evaluation"] == pytest.approx(10.0 * (WINDOW + 5))
 
 
+def test_a_window_that_was_left_counts_for_nothing() -> None:
+    """An epoch that ends in the middle of one leaves no half of it; the next begins with its first wait."""
+    clock = Clock()
+    feed = Feed(clock, [0.5] * 20)
+    account = Account(clock)
+    account.switch("train")
+    account.watch(feed)
+    feed.advance()
+    clock.now_s += 0.5
+    account.watch(feed, first=True)
+    assert account.seconds()["data"] == 0
+    feed.advance()
+    clock.now_s += 0.5
+    assert account.seconds()["data"] == 0.5
+
+
 def test_windows_come_no_more_often_than_once_a_second() -> None:
     """At a log point right behind the last window nothing is replaced."""
     clock = Clock()
@@ -151,6 +167,24 @@ def test_a_call_that_never_came_to_rank_0_was_all_start() -> None:
     total = Total(clock)
     clock.now_s += 4
     assert total.seconds() == {**dict.fromkeys(KINDS, 0.0), "start": 4.0}
+
+
+def test_an_exchange_belongs_to_what_it_is_part_of() -> None:
+    """In training it is communication, in a checkpoint the checkpoint's."""
+    clock = Clock()
+    account = Account(clock)
+
+    def gather(value: int) -> int:
+        clock.now_s += 3
+        return value
+
+    counted_gather = account.counting("communication", gather)
+    with account.during("checkpoint"):
+        assert counted_gather(1) == 1
+    with account.during("train"):
+        assert counted_gather(2) == 2
+    found = account.seconds()
+    assert (found["communication"], found["checkpoint"]) == (3, 3)
 
 
 def test_it_is_told_in_one_line() -> None:
