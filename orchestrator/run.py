@@ -67,9 +67,10 @@ class RunRecord:
         """Take what rank 0 tells."""
         self.total.take(event.account, event.seconds)
         if event.kind == "train":
-            self.has_trained = True
             self._data = self._call["data"] = event.details.get("data", {})
-            self._compare()
+            if not self.has_trained:  # else a new rank 0 has taken a lost one's place
+                self._compare()
+            self.has_trained = True
             with self._kept_going():
                 self._write()
         elif not self._is_open:
