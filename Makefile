@@ -15,17 +15,19 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 DEV := $(VENV)/.installed-dev
 ALL := $(VENV)/.installed-all
+DOCS := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint bench clean
+.PHONY: help demo test test-all lint bench docs clean
 
 help:
 	@echo 'make demo      train digits on two Ray workers, tune in a sweep, test the best (examples/digits.py)'
 	@echo 'make test      lint, then the tests'
 	@echo 'make test-all  the same, and the tests that need extra packages'
 	@echo 'make lint      ruff and mypy'
-	@echo 'make bench     time steps, data, recovery and starts beside their peers, into benchmarks/results/'
+	@echo 'make bench     time steps, data, recovery and starts beside their peers, into benchmarks/results/ and the README'
+	@echo 'make docs      build the documentation as a site into build/site, with warnings as errors'
 	@echo 'make clean     remove caches and build outputs; keeps .venv and runs/'
 
 demo: $(DEV)
@@ -47,6 +49,10 @@ bench: $(DEV)
 	$(RUN) benchmarks/data.py --json benchmarks/results/data.json
 	$(RUN) benchmarks/recovery.py --json benchmarks/results/recovery.json
 	$(RUN) benchmarks/startup.py --torch-trainer --json benchmarks/results/startup.json
+	$(RUN) benchmarks/table.py
+
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
@@ -59,10 +65,14 @@ endif
 ifneq ($(CURDIR),$(shell cat $(ALL) 2>/dev/null))
 .PHONY: $(ALL)
 endif
+ifneq ($(CURDIR),$(shell cat $(DOCS) 2>/dev/null))
+.PHONY: $(DOCS)
+endif
 
 $(DEV): EXTRAS = dev,examples
-$(ALL): EXTRAS = dev,examples,lightning,mlflow,wandb,comet,neptune,onnx
-$(DEV) $(ALL): pyproject.toml constraints.txt | $(RUN)
+$(ALL): EXTRAS = dev,examples,docs,lightning,mlflow,wandb,comet,neptune,onnx
+$(DOCS): EXTRAS = docs
+$(DEV) $(ALL) $(DOCS): pyproject.toml constraints.txt | $(RUN)
 	$(RUN) -m pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@printf '%s' '$(CURDIR)' > $@
 

@@ -39,6 +39,11 @@ def announce(plan: Plan) -> None:
     _log.info(plan.describe())
 
 
+def tell(text: str) -> None:
+    """Tell the user something about a run."""
+    _log.info(text)
+
+
 def announce_data(loaders: Mapping[str, Any]) -> None:
     """Say how data sets are read that choose this by themselves.
 

@@ -27,6 +27,7 @@ from orchestrator.checkpoint import contents
 from orchestrator.epoch_outputs import collectors
 from orchestrator.evaluate import evaluate, gradient_context
 from orchestrator.feed import Feed
+from orchestrator.goodput import Account, counted
 from orchestrator.hooks import HookTable, overrides
 from orchestrator.hyperparameter_log import logged_hyperparameters
 from orchestrator.job import Job
@@ -51,6 +52,7 @@ from orchestrator.stops import AgreedStop
 from orchestrator.strategies.making import make_strategy
 from orchestrator.strategies.strategy import Strategy
 from orchestrator.sweep.stopped import TrialStopped
+from orchestrator.telling import Telling
 from orchestrator.torch_modes import torch_modes
 from orchestrator.transfer import build_transfer
 from orchestrator.validation_schedule import ValidationClock
@@ -84,6 +86,8 @@ class Engine:
         stoppable: The training loop runs, so it will stop soon when told to.
         predictions: What a run of predict keeps.
         untold: A checkpoint was written since the driver last heard where this run stands.
+        account: Where this rank's time goes.
+        telling: Tells the driver what belongs into the run's record.
     """
 
     progress_interval_s = 0.2
@@ -91,6 +95,8 @@ class Engine:
     def __init__(
         self, trainer: Trainer, job: Job, place: Place, show: Callable[[ProgressRecord], None] | None
     ) -> None:
+        self.account = Account()
+        self.telling = Telling(self)
         self.trainer = trainer
         self.job = job
         self.place = place
@@ -165,6 +171,7 @@ class Engine:
             self._finish()
             raise
         except BaseException as error:
+            self.account.switch("idle")
             self.state.status = "interrupted"
             if isinstance(error, AgreedStop) or not (
                 isinstance(error, RunLost) or self._comes_of_a_loss(error)
@@ -177,6 +184,7 @@ class Engine:
             if isinstance(error, RunLost):
                 raise
         finally:
+            self.telling.note("end")
             self._detach()
         # Nothing of the failure is kept: it holds the broken process group.
         raise RunLost("Another rank was lost where the run could not go on by itself.")
@@ -275,6 +283,7 @@ class Engine:
         return self.evaluate(fn, loaders, limits)
 
     def _finish(self) -> None:
+        self.account.switch("idle")
         for logger in self._own_loggers():
             logger.finalize("success")
         self.strategy.bring_back(self.module)
@@ -371,6 +380,7 @@ class Engine:
 
     # ---------------------------------------------------------------- what the loops call
 
+    @counted("evaluation")
     def evaluate(
         self,
         stage: str,

@@ -166,6 +166,7 @@ class TrainingLoop:
             self.recovery.meet()
         if resumed is not None and not state.validated and self.is_validation_due():
             self.validate()
+        engine.account.watch(self.feed, first=True)
         self.finish_epoch(not self.should_stop() and self.run_batches())
 
     def finish_epoch(self, complete: bool) -> None:
@@ -187,6 +188,7 @@ class TrainingLoop:
     def log_steps(self, outputs: Any) -> None:
         """Do what belongs to a log point."""
         self.engine.reporting.log_steps(outputs)
+        self.engine.account.watch(self.feed)
         if self.engine.requeue is not None:
             self.engine.requeue.check(self.engine)
         if self.engine.gathered_stop is not None:
@@ -433,7 +435,9 @@ class TrainingLoop:
         engine.show("train", state.epoch_batches, self.feed.num_batches, done=True)
         slots.clear()
         slots.table = slots.batch = None
-        state.end_epoch(*self.feed.totals(state.epoch_batches))
+        batches, samples = self.feed.totals(state.epoch_batches)
+        engine.telling.note("epoch", metrics=True, batches=batches, samples=samples)
+        state.end_epoch(batches, samples)
         if engine.untold:
             engine.tell_standing()
         self.feed.close()

@@ -52,6 +52,7 @@ class FitValidation:
                 hook()
         engine.rng_to_resume = rng.capture()
         engine.evaluate("validate", engine.data.val, engine.data.val_limits, before_end=self._after_metrics)
+        engine.telling.note("validation", metrics=True)
         if engine.validation_clock is not None:
             engine.validation_clock.restart()
         engine.agree_on_stopping()

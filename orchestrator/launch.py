@@ -28,11 +28,13 @@ from orchestrator.plan import Plan
 from orchestrator.preemption import GroupDesk, desk_in_process, run_heeding
 from orchestrator.progress import ProgressRecord
 from orchestrator.requeue import find_requeue, on_signal
+from orchestrator.run_event import RunEvent
 from orchestrator.stops import AgreedStop
 from orchestrator.sweep.stopped import TrialStopped
 
 if TYPE_CHECKING:
     from cluster.context import WorkerContext
+    from cluster.recovery import Recovered
     from cluster.spec import GroupSpec
     from cluster.standstill import StandstillPolicy
     from orchestrator.homecoming import Standing
@@ -60,8 +62,8 @@ def run_in_process(trainer: Trainer, job: Job, plan: Plan, show: Show | None) ->
     requeue = find_requeue(os.environ, environment, trainer.settings.default_root_dir)
     with on_signal(requeue if job.fn == "fit" else None, environment):
         if plan.launched is not None:
-            return run_launched(trainer, job, plan, show, _say, requeue)
-        place = Place(device=torch.device(plan.device), emit=_say)
+            return run_launched(trainer, job, plan, show, _hearing(trainer), requeue)
+        place = Place(device=torch.device(plan.device), emit=_hearing(trainer))
         if trainer.trial is not None:
             place = replace(place, ask=trainer.trial.answer)
         engine = Engine(trainer, job, place, show)
@@ -86,12 +88,19 @@ def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None)
             standing.append(event)
             del standing[:-1]
         elif not isinstance(event, ProgressRecord):
-            _say(event)
+            hear(event)
         elif show is not None:
             show(event)
 
+    hear = _hearing(trainer)
     settings = trainer.settings
     policy = RecoveryPolicy(max_failures=settings.max_failures, wait_s=settings.replacement_timeout_s)
+
+    def on_recovered(recovered: Recovered) -> None:
+        _say(recovered.describe())
+        if trainer.record is not None:
+            trainer.record.note("recovery", text=recovered.describe(), ranks=recovered.ranks)
+
     state = rng.capture()
     desk: GroupDesk | None = None
     try:
@@ -113,14 +122,16 @@ def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None)
                         show is not None,
                         on_event=on_event,
                         on_ask=None if trial is None else lambda rank, question: trial.answer(question),
-                        on_recovered=lambda recovered: _say(recovered.describe()),
+                        on_recovered=on_recovered,
                         on_notice=None if desk is None else desk.take,
                         recovery=policy if settings.max_failures else None,
                         standstill=_watch_over(settings),
                     )
                     break
-                except RunLost:
+                except RunLost as lost:
                     job = _again(trainer, job, standing)
+                    if trainer.record is not None:
+                        trainer.record.note("again", text=str(lost), ckpt_path=job.ckpt_path)
             open_desk.close()
             if desk is not None and desk.leaves:
                 group.shutdown()
@@ -230,6 +241,18 @@ def _say_sent(sent: dict[str, str]) -> str | None:
         if sent and not session.owned()
         else None
     )
+
+
+def _hearing(trainer: Trainer) -> Callable[[object], None]:
+    """Return what takes rank 0's words: for the run's record, or for the user."""
+
+    def hear(event: object) -> None:
+        if not isinstance(event, RunEvent):
+            _say(event)
+        elif trainer.record is not None:
+            trainer.record.take(event)
+
+    return hear
 
 
 def _say(event: object) -> None:

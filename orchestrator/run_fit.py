@@ -53,7 +53,9 @@ def run_fit(engine: Engine) -> None:
     if not joins:
         engine.agree_on_stopping()
     engine.stoppable = True
+    engine.telling.begin_training()
     _train(loop)
+    engine.account.switch("idle")
     engine.stoppable = False
     engine.call("on_train_end")
 
@@ -66,7 +68,9 @@ def _train(loop: TrainingLoop) -> None:
             loop.run_epoch()
         return
     if loop.engine.place.joins:
-        recovery.recover(loop)
+        with loop.engine.account.during("recovery"):
+            recovery.recover(loop)
+        loop.engine.telling.count_steps_from_here()
     while True:
         try:
             while recovery.returns or not loop.is_over():
@@ -75,7 +79,8 @@ def _train(loop: TrainingLoop) -> None:
         except Exception as error:
             if not recovery.is_loss(error):
                 raise
-        recovery.recover(loop)  # outside of the handler: its traceback holds the broken process group
+        with loop.engine.account.during("recovery"):
+            recovery.recover(loop)  # outside of the handler: its traceback holds the broken process group
     recovery.end()
 
 

@@ -22,6 +22,7 @@ from orchestrator.board import Board
 from orchestrator.callbacks.callback import Callback
 from orchestrator.checkpoint import writer
 from orchestrator.errors import MisconfigurationError
+from orchestrator.goodput import counted
 from orchestrator.loggers.logger import Logger
 from orchestrator.plugins import parse_plugins
 from orchestrator.precision import module_creation
@@ -224,6 +225,8 @@ class Trainer(TrainerCalls, ArgparseForm):
         self.batch_counts = {}
         self.engine = None
         self.trial: Trial | None = None
+        self.record = None
+        self.goodput = None
         self.loggers = arguments.loggers_of(logger, self.settings)
         self.callbacks = arguments.callbacks_of(
             callbacks, self.settings, enable_checkpointing, enable_progress_bar, enable_model_summary
@@ -352,6 +355,7 @@ class Trainer(TrainerCalls, ArgparseForm):
             return None
         return outputs[0] if len(outputs) == 1 else outputs
 
+    @counted("checkpoint")
     def save_checkpoint(
         self,
         filepath: str | os.PathLike[str],
@@ -387,6 +391,7 @@ class Trainer(TrainerCalls, ArgparseForm):
             writer.write(content, filepath)
         if self.engine is not None:
             self.engine.untold = True
+            self.engine.telling.note("checkpoint", path=os.fspath(filepath))
 
     def dump_checkpoint(self, weights_only: bool = False) -> dict[str, Any]:
         """Return what `save_checkpoint` would write. On a group, call it on all ranks.

@@ -28,6 +28,7 @@ from orchestrator.plan import Plan, make_plan
 from orchestrator.plugins import Plugins
 from orchestrator.progress import Progress
 from orchestrator.requeue import checkpoint_to_resume, find_requeue
+from orchestrator.run import RunRecord
 from orchestrator.saving import LastFit
 from orchestrator.stops import AgreedStop, Interrupted
 from orchestrator.sweep.stopped import TrialStopped
@@ -48,12 +49,17 @@ class TrainerCalls(TrainerView):
         should_stop: Somebody has asked for the end of training.
         trial: The trial of a sweep that this process runs; None outside of one.
         fit_from: The checkpoint that `fit` starts from where none is named; None for none.
+        record: Keeps the record of the running call; None outside of one, and on workers.
+        goodput: Where the time of the last call went: seconds by kind (`orchestrator.goodput.KINDS`); None
+            before the first. On rank 0 only where a launcher has started the ranks.
     """
 
     plugins: Plugins
     should_stop: bool
     trial: Trial | None
     fit_from: str | os.PathLike[str] | None
+    record: RunRecord | None
+    goodput: dict[str, float] | None
     _scaling_config: Any
     _placement_group: Any
     _last_fit: LastFit
@@ -133,17 +139,31 @@ class TrainerCalls(TrainerView):
             announcements.announce(plan)
             announcements.announce_data(job.loaders)
         self.board = Board()
+        record = self.record = RunRecord(cast("Trainer", self), job) if first else None
         try:
             if plan.group is not None:
                 result = self._run_on_group(job, plan.group, show)
             else:
                 result = self._run_here(job, show)
+        except BaseException as error:
+            self._end_record(record, error)
+            raise
+        else:
+            self._end_record(record, None)
         finally:
             if progress is not None:
                 progress.close()
+        if record is not None and record.has_trained and trial is None:
+            announcements.tell(record.describe())
         if job.fn in ("validate", "test") and job.verbose and trial is None and first:
             announcements.print_results(job.fn, result)
         return result
+
+    def _end_record(self, record: RunRecord | None, error: BaseException | None) -> None:
+        self.record = None
+        if record is not None:
+            self.goodput = record.total.seconds()
+            record.end(error)
 
     def _run_here(self, job: Job, show: Show | None) -> Any:
         if job.fn == "fit":
@@ -199,6 +219,7 @@ class TrainerCalls(TrainerView):
             **self.__dict__,
             "engine": None,
             "trial": None,
+            "record": None,
             "preemption_notice": None,
             "plan": replace(self.plan, group=None),
             "_last_fit": LastFit(),

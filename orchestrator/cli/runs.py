@@ -1,7 +1,8 @@
 """``orchestrator runs``: lists the runs below a folder, the newest first.
 
-A run is a folder in which a logger or the command line has left its file: ``config.yaml``, ``hparams.yaml``,
-``metrics.csv`` or TensorBoard events; or one with checkpoints. It only looks: torch is not loaded, and
+A run is a folder with a record (``run.json``), or one in which a logger or the command line has left its
+file: ``config.yaml``, ``hparams.yaml``, ``metrics.csv`` or TensorBoard events; or one with checkpoints. It
+only looks: torch is not loaded, and
 nothing is written. What cannot be read is left blank.
 """
 
@@ -17,9 +18,12 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from orchestrator.errors import MisconfigurationError
+from orchestrator.run_files import read_run
+
 SUMMARY = "list the runs below a folder"
 
-_MARKS = ("config.yaml", "hparams.yaml", "metrics.csv", "events.out.tfevents.*")
+_MARKS = ("run.json", "config.yaml", "hparams.yaml", "metrics.csv", "events.out.tfevents.*")
 _SKIPPED = frozenset({".git", ".venv", "venv", "node_modules", "__pycache__"})
 _STEP = re.compile(r"step=(\d+)")
 _EPOCH = re.compile(r"epoch=(\d+)")
@@ -32,7 +36,8 @@ class Run:
     Attributes:
         folder: Where it is, below the folder that was asked for.
         changed: When its files were last written, in seconds since 1970.
-        model: The class of the module, from ``config.yaml``; else empty.
+        model: The class of the module, from the record or ``config.yaml``; else empty.
+        outcome: How its last call ended, from the record; else empty.
         epoch: Of the last checkpoint, by its name; or None.
         step: Likewise.
         checkpoints: How many there are.
@@ -42,6 +47,7 @@ class Run:
     folder: str
     changed: float
     model: str
+    outcome: str
     epoch: int | None
     step: int | None
     checkpoints: int
@@ -81,16 +87,29 @@ def _look(root: Path, folder: Path, below: list[str]) -> Run:
     saved = [path for path in [*paths, *(folder / "checkpoints").glob("*")] if path.suffix == ".ckpt"]
     sizes = [path.stat() for path in dict.fromkeys([*paths, *saved])]
     names = " ".join(path.name for path in saved)
+    model, outcome = _recorded(folder)
     steps, epochs = _STEP.findall(names), _EPOCH.findall(names)
     return Run(
         folder=folder.relative_to(root).as_posix(),
         changed=max((item.st_mtime for item in sizes), default=folder.stat().st_mtime),
-        model=_model(folder / "config.yaml"),
+        model=model or _model(folder / "config.yaml"),
+        outcome=outcome,
         epoch=max(map(int, epochs), default=None),
         step=max(map(int, steps), default=None),
         checkpoints=len(saved),
         size_bytes=sum(item.st_size for item in sizes),
     )
+
+
+def _recorded(folder: Path) -> tuple[str, str]:
+    """Return the class of the module and how the last call ended, as the record says; else nothing."""
+    try:
+        content = read_run(folder)
+        calls = content["calls"]
+        model = str(content["code"]["module"]).rpartition(".")[2]
+        return model, str(calls[-1]["outcome"]) if calls else ""
+    except (MisconfigurationError, KeyError, TypeError):
+        return "", ""
 
 
 def _model(path: Path) -> str:
@@ -108,12 +127,13 @@ def format_text(runs: list[Run]) -> str:
     """Return one line a run."""
     if not runs:
         return "No runs."
-    rows = [("WHEN", "MODEL", "EPOCH", "STEP", "CHECKPOINTS", "MIB", "FOLDER")]
+    rows = [("WHEN", "MODEL", "OUTCOME", "EPOCH", "STEP", "CHECKPOINTS", "MIB", "FOLDER")]
     for item in runs:
         rows.append(
             (
                 time.strftime("%Y-%m-%d %H:%M", time.localtime(item.changed)),
                 item.model,
+                item.outcome,
                 "" if item.epoch is None else str(item.epoch),
                 "" if item.step is None else str(item.step),
                 str(item.checkpoints),

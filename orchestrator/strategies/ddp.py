@@ -252,6 +252,16 @@ class DataParallel(GroupOfRanks):
         for item in parameters:
             item.grad = None
 
+    def waited_s(self) -> float:
+        """Return how long a step waits for gradients behind its own backward, in seconds, as DDP has sampled
+        it: in the first steps and in every hundredth. 0.0 before it has.
+        """
+        if self._ddp is None:
+            return 0.0
+        found = self._ddp._get_ddp_logging_data()
+        sent, along = "avg_backward_comm_time", "avg_backward_compute_comm_overlap_time"
+        return max(0, int(found.get(sent, 0)) - int(found.get(along, 0))) / 1e9
+
     def teardown(self) -> None:
         """Drop the wrapper, so that its buckets and hooks go, and give layers their own class back."""
         self._ddp = None

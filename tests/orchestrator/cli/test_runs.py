@@ -34,6 +34,7 @@ def test_runs_are_found_newest_first(tmp_path: Path) -> None:
         folder="logs/version_1",
         changed=1e9 - 50,
         model="Own",
+        outcome="",
         epoch=2,
         step=30,
         checkpoints=2,
@@ -46,10 +47,24 @@ def test_they_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     make_run(tmp_path / "a", 100, "nets.Own")
     assert main(["runs", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["WHEN", "MODEL", "EPOCH", "STEP", "CHECKPOINTS", "MIB", "FOLDER"]
+    assert lines[0].split() == ["WHEN", "MODEL", "OUTCOME", "EPOCH", "STEP", "CHECKPOINTS", "MIB", "FOLDER"]
     assert lines[1].split()[2:] == ["Own", "2", "30", "2", "2.0", "a"]
     assert main(["runs", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["step"] == 30
+
+
+def test_a_record_says_more(tmp_path: Path) -> None:
+    """The module's class and how the last call ended; a record that cannot be read says nothing."""
+    call = {"fn": "fit", "outcome": "preempted"}
+    for name, content in {
+        "a": {"format": 1, "code": {"module": "train.Net"}, "calls": [call]},
+        "b": {"format": 1, "code": {"module": "train.Net"}, "calls": []},
+        "c": {"format": 99},
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps(content))
+    found = {item.folder: (item.model, item.outcome) for item in runs.find(tmp_path)}
+    assert found == {"a": ("Net", "preempted"), "b": ("Net", ""), "c": ("", "")}
 
 
 def test_nothing_found_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
