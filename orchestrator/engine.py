@@ -24,6 +24,7 @@ from orchestrator import device, foreign
 from orchestrator.bare_log import BareLog
 from orchestrator.board import Board
 from orchestrator.checkpoint import contents
+from orchestrator.checkpoint.background import BackgroundSaves
 from orchestrator.epoch_outputs import collectors
 from orchestrator.evaluate import evaluate, gradient_context
 from orchestrator.feed import Feed
@@ -83,6 +84,7 @@ class Engine:
         gathered_stop: Asked at log points where ranks have no driver; else None.
         stoppable: The training loop runs, so it will stop soon when told to.
         predictions: What a run of predict keeps.
+        saves: Writes checkpoints behind training.
         untold: A checkpoint was written since the driver last heard where this run stands.
     """
 
@@ -124,6 +126,7 @@ class Engine:
         self.gathered_stop: GatheredStop | None = None
         self.stoppable = False
         self.predictions = predictions_for(trainer.callbacks, returned=job.return_predictions)
+        self.saves = BackgroundSaves(place.emit)
         self._torn_down = False
         self._show = show
         self.shows_progress = show is not None
@@ -166,6 +169,7 @@ class Engine:
             raise
         except BaseException as error:
             self.state.status = "interrupted"
+            self.saves.hurry()
             if isinstance(error, AgreedStop) or not (
                 isinstance(error, RunLost) or self._comes_of_a_loss(error)
             ):
@@ -177,6 +181,7 @@ class Engine:
             if isinstance(error, RunLost):
                 raise
         finally:
+            self.saves.end()
             self._detach()
         # Nothing of the failure is kept: it holds the broken process group.
         raise RunLost("Another rank was lost where the run could not go on by itself.")

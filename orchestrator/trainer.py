@@ -20,7 +20,7 @@ from orchestrator import arguments
 from orchestrator.argparse_form import ArgparseForm
 from orchestrator.board import Board
 from orchestrator.callbacks.callback import Callback
-from orchestrator.checkpoint import writer
+from orchestrator.checkpoint.background import Save
 from orchestrator.errors import MisconfigurationError
 from orchestrator.loggers.logger import Logger
 from orchestrator.plugins import parse_plugins
@@ -31,7 +31,7 @@ from orchestrator.profilers.profiler import Profiler
 from orchestrator.profilers.selection import make_profiler
 from orchestrator.ray_objects import check_ray_objects
 from orchestrator.run_config import apply_run_config
-from orchestrator.saving import LastFit, content_to_save
+from orchestrator.saving import LastFit, content_to_save, save
 from orchestrator.settings import Settings
 from orchestrator.state import TrainState
 from orchestrator.strategies.specs import Spec
@@ -354,9 +354,11 @@ class Trainer(TrainerCalls, ArgparseForm):
         filepath: str | os.PathLike[str],
         weights_only: bool | None = None,
         storage_options: Any = None,
-    ) -> None:
+        *,
+        on_written: Callable[[], None] | None = None,
+    ) -> Save | None:
         """Write a checkpoint of the run as it stands, or of the last fit. On a group, call it on all ranks;
-        rank 0 writes.
+        rank 0 writes, or, where it is sharded, each rank its part.
 
         After a fit on a group the optimizer's state is gone with the workers; then only ``weights_only=True``
         works, in the driver.
@@ -365,6 +367,13 @@ class Trainer(TrainerCalls, ArgparseForm):
             filepath: Where to.
             weights_only: Leave out all that only training needs.
             storage_options: Of other file systems than the local one; refused.
+            on_written: Within `fit`, return once the state is copied, write behind training, and call this on
+                rank 0, from another thread, when the checkpoint is complete. A save waits for the one
+                before; `fit` does not end before the last.
+
+        Returns:
+            With `on_written`, the save that is on its way, where this process writes one: it has `wait` and
+            `error`. Else None.
 
         Raises:
             MisconfigurationError: There are storage options.
@@ -377,13 +386,11 @@ class Trainer(TrainerCalls, ArgparseForm):
                 f"{caller[:-1]}, storage_options={storage_options!r}): checkpoints are written to local "
                 "paths only. Leave it out."
             )
-        content = content_to_save(self, self._last_fit, bool(weights_only), caller)
-        if self.is_global_zero and self.plugins.checkpoint_io is not None:
-            self.plugins.checkpoint_io.save_checkpoint(content, os.fspath(filepath))
-        elif self.is_global_zero:
-            writer.write(content, filepath)
+        path = os.fspath(filepath)
+        begun = save(self, self._last_fit, path, bool(weights_only), on_written, caller)
         if self.engine is not None:
             self.engine.untold = True
+        return begun
 
     def dump_checkpoint(self, weights_only: bool = False) -> dict[str, Any]:
         """Return what `save_checkpoint` would write. On a group, call it on all ranks.

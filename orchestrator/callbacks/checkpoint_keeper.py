@@ -1,9 +1,11 @@
 """Saves a checkpoint when it is told to, keeps the best or the newest, and always knows which is the last.
 
 All ranks decide the same, from numbers that are equal on each, and save together; files are linked and
-removed on rank 0 alone. A checkpoint is removed after its successor is complete, and never if training
-resumed from it or if it was not written by this callback. What a failed save would have changed is taken
-back. A monitored metric that validation did not log raises `MisconfigurationError`.
+removed on rank 0 alone. They are written behind training: whoever asks for a path waits until it is complete.
+A checkpoint is removed after its successor is complete, and never if training resumed from it or if it was
+not written by this callback. What a failed save would have changed is taken back; a full disk ends no
+training, other failures do, at the next save. A monitored metric that validation did not log raises
+`MisconfigurationError`.
 """
 
 from __future__ import annotations
@@ -20,11 +22,28 @@ from torch import Tensor
 
 from orchestrator.callbacks.checkpoint import Checkpoint
 from orchestrator.checkpoint import local_files, policy
+from orchestrator.checkpoint.background import Save
+from orchestrator.checkpoint.writer import failure
 from orchestrator.errors import MisconfigurationError
 
 if TYPE_CHECKING:
     from orchestrator.trainer import Trainer
 
+_NOTED = (
+    "_best_model_path",
+    "best_model_score",
+    "_best_k_models",
+    "kth_best_model_path",
+    "kth_value",
+    "current_score",
+    "_last_model_path",
+    "_top",
+    "_last_saved_step",
+    "_last_saved_path",
+    "_complete_path",
+    "_written",
+)
+"""What a save changes."""
 INTERRUPTED_NAME = "interrupted.ckpt"
 """The file that a run which was told to stop is saved in, where no last checkpoint is kept."""
 
@@ -38,6 +57,9 @@ class CheckpointKeeper(Checkpoint):
     CHECKPOINT_NAME_LAST = "last"
     FILE_EXTENSION = ".ckpt"
     STARTING_VERSION = 1
+
+    _pending: Save | None = None
+    _before: Mapping[str, Any] | None = None
 
     def __init__(
         self,
@@ -65,36 +87,78 @@ class CheckpointKeeper(Checkpoint):
         self._given_dirpath = None if dirpath is None else os.path.realpath(os.path.expanduser(dirpath))
         self.dirpath = self._given_dirpath
 
-        self.best_model_path = ""
+        self._best_model_path = ""
         self.best_model_score: Tensor | None = None
-        self.best_k_models: dict[str, Tensor] = {}
+        self._best_k_models: dict[str, Tensor] = {}
         self.kth_best_model_path = ""
         self.kth_value = torch.tensor(float("inf") if mode == "min" else -float("inf"))
         self.current_score: Tensor | None = None
-        self.last_model_path = ""
+        self._last_model_path = ""
 
         self._top = policy.TopK(k=save_top_k, mode=mode)
         self._last_saved_step = 0  # without a step there is nothing to save
         self._last_saved_path = ""
+        self._complete_path = ""  # the newest that is known to be complete, while another is on its way
         self._found: frozenset[str] = frozenset()  # paths that were there when fit began
         self._written: frozenset[str] = frozenset()  # paths written since
         self._validated = False
         self._told_missing = False
 
+    # ---------------------------------------------------------------- what is kept
+
+    @property
+    def best_model_path(self) -> str:
+        """Path of the best checkpoint, or of the newest without `monitor`; complete when it is returned."""
+        self._wait()
+        return self._best_model_path
+
+    @best_model_path.setter
+    def best_model_path(self, path: str) -> None:
+        self._best_model_path = path
+
+    @property
+    def last_model_path(self) -> str:
+        """The path named ``last``, with `save_last`; complete when it is returned."""
+        self._wait()
+        return self._last_model_path
+
+    @last_model_path.setter
+    def last_model_path(self, path: str) -> None:
+        self._last_model_path = path
+
+    @property
+    def best_k_models(self) -> dict[str, Tensor]:
+        """Score by path of all that are kept by score; complete when they are returned."""
+        self._wait()
+        return self._best_k_models
+
+    @best_k_models.setter
+    def best_k_models(self, models: dict[str, Tensor]) -> None:
+        self._best_k_models = models
+
+    def _wait(self) -> None:
+        """Wait for the save that is on its way; one that failed is noted in `_finish`."""
+        if self._pending is not None:
+            self._pending.wait()
+
     # ---------------------------------------------------------------- state
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what belongs to this process: the save that is on its way."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_pending", "_before")}
 
     def state_dict(self) -> dict[str, Any]:
         """Return which checkpoints are kept, and their scores."""
         return {
             "monitor": self.monitor,
             "best_model_score": self.best_model_score,
-            "best_model_path": self.best_model_path,
+            "best_model_path": self._best_model_path,
             "current_score": self.current_score,
             "dirpath": self.dirpath,
-            "best_k_models": self.best_k_models,
+            "best_k_models": self._best_k_models,
             "kth_best_model_path": self.kth_best_model_path,
             "kth_value": self.kth_value,
-            "last_model_path": self.last_model_path,
+            "last_model_path": self._last_model_path,
             "last_saved_step": self._last_saved_step,
             "last_saved_path": self._last_saved_path,
         }
@@ -147,8 +211,10 @@ class CheckpointKeeper(Checkpoint):
         metrics: dict[str, float] = {**numbers, "epoch": trainer.current_epoch, "step": trainer.global_step}
         if strategy is not None:
             metrics = strategy.broadcast(metrics)  # each rank may have its own here
+        self._finish(trainer)
         if self.save_last and not self.save_weights_only:
             self._save_last_alone(trainer, metrics)
+            self._finish(trainer)
             return self.last_model_path
         path = os.path.join(str(self.dirpath), INTERRUPTED_NAME)
         trainer.save_checkpoint(path)
@@ -166,9 +232,12 @@ class CheckpointKeeper(Checkpoint):
         """Decide where to save, and, before a fit, remember what is there already."""
         self.dirpath = self._given_dirpath or os.path.realpath(_default_directory(trainer))
         if fitting:
+            if trainer.is_global_zero:
+                local_files.tidy(self.dirpath)
             depth = max(self._template.count("/"), self.CHECKPOINT_NAME_LAST.count("/"))
             # Every rank sees the same files now: nobody saves before all ranks have trained together.
             self._found = local_files.names_below(self.dirpath, depth)
+            self._pending = self._before = None
             self._written = frozenset()
             self._validated = self._told_missing = False
 
@@ -183,6 +252,7 @@ class CheckpointKeeper(Checkpoint):
             last_only: Only as the last one.
             ending: Training is over, so a metric that is missing fails nothing any more: it is a warning.
         """
+        self._finish(trainer)
         if last_only or self.save_top_k == 0:
             if self.save_last:
                 self._save_last_alone(trainer, metrics)
@@ -202,23 +272,23 @@ class CheckpointKeeper(Checkpoint):
             self._save_last_alone(trainer, metrics)
 
     def _save_newest(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
-        leaving = self.best_model_path if self.save_top_k == 1 else ""
+        leaving = self._best_model_path if self.save_top_k == 1 else ""
         with self._undone_on_failure():
-            self.best_model_path = self._free_path(trainer, metrics, leaving)
-            self._write(trainer, metrics, self.best_model_path, leaving)
+            self._best_model_path = self._free_path(trainer, metrics, leaving)
+            self._write(trainer, metrics, self._best_model_path, leaving)
 
     def _save_among_best(self, trainer: Trainer, metrics: Mapping[str, float], score: float) -> None:
         leaving = self._top.leaving
         path = self._free_path(trainer, metrics, leaving)
         with self._undone_on_failure():
             self._top = top = self._top.with_saved(path, score)
-            self.best_k_models = {kept: _as_tensor(value) for kept, value in top.scores.items()}
-            self.current_score = self.best_k_models[path]
-            self.best_model_path = top.best
-            self.best_model_score = self.best_k_models[top.best]
+            self._best_k_models = {kept: _as_tensor(value) for kept, value in top.scores.items()}
+            self.current_score = self._best_k_models[path]
+            self._best_model_path = top.best
+            self.best_model_score = self._best_k_models[top.best]
             if top.is_full or top.k == -1:
                 self.kth_best_model_path = top.worst
-                self.kth_value = self.best_k_models[top.worst]
+                self.kth_value = self._best_k_models[top.worst]
             self._write(trainer, metrics, path, leaving)
         if self.verbose:
             best = top.scores[top.best]
@@ -231,24 +301,56 @@ class CheckpointKeeper(Checkpoint):
 
     def _write(self, trainer: Trainer, metrics: Mapping[str, float], path: str, leaving: str = "") -> None:
         """Save to `path`, give it the last one's name too, then remove `leaving` and what had that name."""
-        previous_last = last = self.last_model_path
+        previous_last = last = self._last_model_path
         if self.save_last:
             last = self._next_last_path(trainer, metrics)
-        self.last_model_path = last
+        self._last_model_path = last
+        self._complete_path, self._last_saved_path = self._last_saved_path, path
         self._last_saved_step = trainer.global_step
-        self._last_saved_path = path
-        trainer.save_checkpoint(path, self.save_weights_only)  # this callback's state is in it
+        symbolic, links = self.save_last == "link", bool(self.save_last) and last != path
+        old = [item for item in (leaving, previous_last) if item not in (path, last)]
+        old = [item for item in old if self._is_ours(trainer, item)]
+        plugin = trainer.plugins.checkpoint_io
+        remove = local_files.remove if plugin is None else plugin.remove_checkpoint
+
+        def on_written() -> None:
+            if links:
+                local_files.give_second_name(path, last, symbolic=symbolic)
+            for item in old:
+                remove(item)
+
+        # This callback's state is in it.
+        self._pending = trainer.save_checkpoint(path, self.save_weights_only, on_written=on_written)
         self._written |= {path, last} - {""}
-        if not trainer.is_global_zero:
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.after_save_checkpoint(self)  # type: ignore[arg-type]
+
+    def _finish(self, trainer: Trainer, *, alone: bool = False) -> None:
+        """Wait for the save that is on its way; where it failed on rank 0, take back on all ranks what was
+        noted about it.
+
+        Args:
+            trainer: The trainer.
+            alone: Other ranks may be gone: what they noted stays.
+
+        Raises:
+            CheckpointWriteError: It failed, and not for a full disk.
+        """
+        if self._before is None:
             return
-        if self.save_last and last != path:
-            local_files.give_second_name(path, last, symbolic=self.save_last == "link")
-        for old in (leaving, previous_last):
-            if old not in (path, last) and self._is_ours(trainer, old):
-                own = trainer.plugins.checkpoint_io
-                (local_files.remove if own is None else own.remove_checkpoint)(old)
-        for logger in trainer.loggers:
-            logger.after_save_checkpoint(self)  # type: ignore[arg-type]
+        pending, before = self._pending, self._before
+        self._pending = self._before = None
+        if pending is not None:
+            pending.wait()
+        error = None if pending is None or pending.error is None else failure(pending.path, pending.error)
+        if not alone and trainer.world_size > 1 and trainer.strategy is not None:
+            error = trainer.strategy.broadcast(error)
+        if error is None:
+            return
+        self.__dict__.update(before)
+        if not error.is_full:
+            raise error
 
     def _is_ours(self, trainer: Trainer, path: str) -> bool:
         """Whether this callback may remove or replace `path`."""
@@ -260,12 +362,14 @@ class CheckpointKeeper(Checkpoint):
     @contextmanager
     def _undone_on_failure(self) -> Iterator[None]:
         """Take back what was noted about a checkpoint that could not be saved."""
-        before = self.__dict__.copy()
+        before = {name: self.__dict__[name] for name in _NOTED}
         try:
             yield
         except BaseException:
             self.__dict__.update(before)
             raise
+        else:
+            self._before = before
 
     # ---------------------------------------------------------------- names
 
@@ -309,7 +413,7 @@ class CheckpointKeeper(Checkpoint):
         )
 
     def _next_last_path(self, trainer: Trainer, metrics: Mapping[str, float]) -> str:
-        return self._first_free(trainer, metrics, self.CHECKPOINT_NAME_LAST, self.last_model_path)
+        return self._first_free(trainer, metrics, self.CHECKPOINT_NAME_LAST, self._last_model_path)
 
     def _first_free(self, trainer: Trainer, metrics: Mapping[str, float], template: str, reused: str) -> str:
         others = [item._written for item in trainer.callbacks if isinstance(item, CheckpointKeeper)]

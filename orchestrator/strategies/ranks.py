@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from orchestrator.strategies.strategy import Dealing
+
 T = TypeVar("T")
 
 
@@ -30,6 +32,7 @@ class GroupOfRanks:
     """
 
     clips = False
+    dealing: Dealing | None = None
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from orchestrator.strategies.strategy import Dealing
+
 T = TypeVar("T")
 
 
@@ -22,6 +24,7 @@ class Alone:
     world_size = 1
     in_step = False
     clips = False
+    dealing: Dealing | None = None
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

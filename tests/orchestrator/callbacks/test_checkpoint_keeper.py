@@ -324,9 +324,9 @@ def test_the_state_in_a_checkpoint_tells_of_the_checkpoint_itself(tmp_path: Path
     states: list[dict[str, Any]] = []
 
     class Trainer(FakeTrainer):
-        def save_checkpoint(self, path: str, weights_only: bool = False) -> None:
+        def save_checkpoint(self, path: str, weights_only: bool = False, **options: Any) -> None:
             states.append(self.callbacks[0].state_dict())
-            super().save_checkpoint(path, weights_only)
+            super().save_checkpoint(path, weights_only, **options)
 
     trainer = Trainer(tmp_path, ModelCheckpoint(tmp_path, monitor="v", save_last=True))
     trainer.start()
