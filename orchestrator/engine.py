@@ -31,6 +31,7 @@ from orchestrator.feed import Feed
 from orchestrator.hooks import HookTable, overrides
 from orchestrator.hyperparameter_log import logged_hyperparameters
 from orchestrator.job import Job
+from orchestrator.ledger import Ledger
 from orchestrator.lightning_optimizer import LightningOptimizer
 from orchestrator.loaders import Loaders
 from orchestrator.log_slots import LogSlots
@@ -85,6 +86,7 @@ class Engine:
         stoppable: The training loop runs, so it will stop soon when told to.
         predictions: What a run of predict keeps.
         saves: Writes checkpoints behind training.
+        ledger: Writes down the samples of each batch; None where nobody asked for it.
         untold: A checkpoint was written since the driver last heard where this run stands.
     """
 
@@ -127,6 +129,16 @@ class Engine:
         self.stoppable = False
         self.predictions = predictions_for(trainer.callbacks, returned=job.return_predictions)
         self.saves = BackgroundSaves(place.emit)
+        self.ledger: Ledger | None = None
+        if job.attempt is not None:
+            self.ledger = Ledger(
+                self.settings.default_root_dir,
+                job.attempt,
+                place.rank,
+                place.world_size,
+                place.joins,
+                self.say,
+            )
         self._torn_down = False
         self._show = show
         self.shows_progress = show is not None
@@ -182,6 +194,8 @@ class Engine:
                 raise
         finally:
             self.saves.end()
+            if self.ledger is not None:
+                self.ledger.close()
             self._detach()
         # Nothing of the failure is kept: it holds the broken process group.
         raise RunLost("Another rank was lost where the run could not go on by itself.")

@@ -57,30 +57,29 @@ def save(
         caller: The call, for messages.
 
     Returns:
-        The save that is on its way, in a process that writes one; None where nothing is left to be written.
+        The save that is on its way; on a rank that writes nothing one that has ended. None where the
+        checkpoint is complete.
 
     Raises:
         RuntimeError: What belongs to the checkpoint is not in this process.
         CheckpointWriteError: The file system refused.
     """
     engine, plugin = trainer.engine, trainer.plugins.checkpoint_io
-    write: Write | None = None
     fits = engine is not None and engine.job.fn == "fit"
+    behind = on_written is not None and fits and plugin is None
+    write: Write | None
     if engine is None or not fits or plugin is not None or engine.strategy.dealing is None:
         content = content_to_save(trainer, last_fit, weights_only, caller)
-        if not trainer.is_global_zero:
-            return None
-        if plugin is not None:
-            plugin.save_checkpoint(content, path)
-        else:
-            write = functools.partial(_write_file, path)
+        write = functools.partial(_write_file, path) if trainer.is_global_zero else None
     else:
         content, write = _sharded(engine, path, weights_only)
-    if write is not None and on_written is not None and engine is not None and fits:
-        then = on_written if engine.is_global_zero else _nothing
+    if engine is not None and behind:
+        then = _nothing if on_written is None or not engine.is_global_zero else on_written
         return engine.saves.begin(content, path, write, then)
-    if write is not None:
+    if plugin is None and write is not None:
         write(content, _count_nothing)
+    elif plugin is not None and trainer.is_global_zero:
+        plugin.save_checkpoint(content, path)
     if on_written is not None and trainer.is_global_zero:
         on_written()
     return None

@@ -101,6 +101,10 @@ class Trainer(TrainerCalls, ArgparseForm):
         detect_anomaly: Find the operation whose gradient is not a number, at a cost.
         compile: Compile the module's steps with ``torch.compile``: True, or its keyword arguments.
         plugins: A `orchestrator.plugins.CheckpointIO`, or where the processes come from, or a list.
+        resume: ``"auto"`` lets `fit` go on from the newest whole checkpoint in the run's directory, where
+            there is one and no `ckpt_path` is given: the same command again just goes on.
+        ledger: Write down in ``default_root_dir/ledger`` which samples each training batch was made of;
+            ``orchestrator audit`` proves from it that each was used exactly once an epoch.
         default_root_dir: Where logs and checkpoints go; the working directory when None.
         scaling_config: A `ray.train.ScalingConfig`, instead of `devices` and `num_nodes`; runs on Ray even
             with one worker.
@@ -180,6 +184,8 @@ class Trainer(TrainerCalls, ArgparseForm):
         detect_anomaly: bool = False,
         compile: bool | dict[str, Any] | None = None,
         plugins: Any = None,
+        resume: str | None = None,
+        ledger: bool = False,
         default_root_dir: str | os.PathLike[str] | None = None,
         scaling_config: Any = None,
         run_config: Any = None,
@@ -232,6 +238,7 @@ class Trainer(TrainerCalls, ArgparseForm):
         self._keeps_ckpt_path = False
         self.fit_from: str | os.PathLike[str] | None = None
         self._last_fit = LastFit()
+        self._verified = set()
 
     # ---------------------------------------------------------------- entry points
 
@@ -372,8 +379,8 @@ class Trainer(TrainerCalls, ArgparseForm):
                 before; `fit` does not end before the last.
 
         Returns:
-            With `on_written`, the save that is on its way, where this process writes one: it has `wait` and
-            `error`. Else None.
+            With `on_written`, within `fit`, the save that is on its way: it has `wait` and `error`. Else
+            None.
 
         Raises:
             MisconfigurationError: There are storage options.

@@ -133,7 +133,7 @@ def _files_of(folder: str) -> list[str]:
     path = os.path.join(folder, MANIFEST)
     if not os.path.exists(path):
         raise CheckpointError(
-            f"{folder} is not a complete checkpoint: it has no {MANIFEST}, which is written last. Take an "
+            f"{folder} cannot be read as a checkpoint: it has no {MANIFEST}, which is written last. Take an "
             "earlier one."
         )
     try:

@@ -344,7 +344,7 @@ class CheckpointKeeper(Checkpoint):
         if pending is not None:
             pending.wait()
         error = None if pending is None or pending.error is None else failure(pending.path, pending.error)
-        if not alone and trainer.world_size > 1 and trainer.strategy is not None:
+        if not alone and pending is not None and trainer.world_size > 1 and trainer.strategy is not None:
             error = trainer.strategy.broadcast(error)
         if error is None:
             return

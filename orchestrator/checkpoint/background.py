@@ -107,18 +107,22 @@ class BackgroundSaves:
         """Note that the run has failed."""
         self._hurry_from = time.monotonic() + _GRACE_S
 
-    def begin(self, content: dict[str, Any], path: str, write: Write, then: Callable[[], None]) -> Save:
+    def begin(
+        self, content: dict[str, Any], path: str, write: Write | None, then: Callable[[], None]
+    ) -> Save:
         """Copy `content` and write the copy in a thread; wait for the save before first. Where there is no
         memory for a copy, `content` itself is written before this returns.
 
         Args:
             content: What to save.
             path: What to call it.
-            write: Writes the content.
+            write: Writes the content; None on a rank that writes nothing.
             then: What belongs behind it, in the same thread.
         """
         self.settle()
         self._mention_waiting()
+        if write is None:
+            return Save(path, 0, lambda save: None, behind=False)
         copied = self._staging.copy(content)
         source = content if copied is None else copied
 

@@ -116,6 +116,7 @@ def _content(
             "strategy": engine.strategy.state_dict(),
             "metrics": engine.board.state(),
             "counters": engine.state.counters(),
+            **({} if engine.ledger is None else {"ledger": engine.ledger.state_dict()}),
             **({} if apart else _progress(engine)),
         }
         for hook in engine.hooks.of_callbacks("on_save_checkpoint"):
@@ -234,7 +235,8 @@ def read_for(engine: Engine) -> dict[str, Any]:
     own = engine.trainer.plugins.checkpoint_io
     if own is not None:
         return own.load_checkpoint(engine.job.ckpt_path, "cpu")
-    return checkpoint_format.read(engine.job.ckpt_path, verify=engine.place.local_rank == 0)
+    once_per_node = engine.place.local_rank == 0 and not engine.job.is_verified
+    return checkpoint_format.read(engine.job.ckpt_path, verify=once_per_node)
 
 
 def order_of(content: dict[str, Any], seed: int) -> tuple[int, int]:
@@ -331,6 +333,8 @@ def restore_training(engine: Engine, content: dict[str, Any]) -> Resumed | None:
         _take_from_lightning(engine, content)
         return None
     _take_ours(engine, ours)
+    if engine.ledger is not None:
+        engine.ledger.load_state_dict(ours.get("ledger") or {})
     batches, samples = ours["epoch_totals"]
     ranks = ours["ranks"]
     mine = ranks[engine.place.rank] if engine.place.rank < len(ranks) else None

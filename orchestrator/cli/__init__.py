@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import orchestrator
-from orchestrator.cli import info, jobs, manifest, runs, submit, training
+from orchestrator.cli import audit, info, jobs, manifest, runs, submit, training
 from orchestrator.errors import suggest
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class Command(Protocol):
 
 _COMMANDS: dict[str, Command] = {
     "runs": runs,
+    "audit": audit,
     "submit": submit,
     "jobs": jobs,
     "manifest": manifest,
