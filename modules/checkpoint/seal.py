@@ -87,7 +87,8 @@ def damaged_part(path: str | os.PathLike[str], threads: int | None = None) -> st
             return _testzip(path)
         spans = [_span(file, info) for info in infos]
         mark = _SEAL.fullmatch(comment)
-        if comment and mark is None:
+        last = _END.unpack_from(view, len(view) - len(comment) - _END.size)
+        if (last[0], last[-1]) != (_END_MARK, len(comment)) or (comment and mark is None):
             return "its end"
         if mark is not None:
             checksum = 0

@@ -7,6 +7,7 @@ gone already is no error. Otherwise they fail with the operating system's error.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -35,9 +36,17 @@ def names_below(directory: str, depth: int) -> frozenset[str]:
 
 
 def remove(path: str) -> None:
-    """Remove the file, link or folder `path`, if it is there."""
+    """Remove the file, link or folder `path`, if it is there; a folder all at once, as far as others see."""
     if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
+        hidden = path
+        if not os.path.basename(path).startswith("."):
+            hidden = temporary_name(f"{path}{_OLD}")
+            if os.path.lexists(hidden):
+                remove(hidden)
+            os.rename(path, hidden)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(hidden, MANIFEST))  # from here on it is no checkpoint
+        shutil.rmtree(hidden)
         return
     try:
         os.unlink(path)

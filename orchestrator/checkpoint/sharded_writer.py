@@ -71,10 +71,12 @@ def write_rest(
         write(content, os.path.join(folder, shards.CONTENT), count)
         for rank in range(1, world_size):
             _await(folder, rank, gives_up)
-        with open(os.path.join(folder, shards.MANIFEST), "w", encoding="utf-8") as file:
+        unfinished = os.path.join(folder, f"{shards.MANIFEST}.tmp")
+        with open(unfinished, "w", encoding="utf-8") as file:
             file.write(shards.describe(folder, names))
             file.flush()
             os.fsync(file.fileno())
+        os.replace(unfinished, os.path.join(folder, shards.MANIFEST))
         flush_directory(folder)
         local_files.put_in_place(folder, path)
         flush_directory(os.path.dirname(path))
