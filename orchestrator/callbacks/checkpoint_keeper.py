@@ -60,6 +60,7 @@ class CheckpointKeeper(Checkpoint):
 
     _pending: Save | None = None
     _before: Mapping[str, Any] | None = None
+    _is_behind = False  # a save was begun, alike on all ranks, of which nobody has asked how it ended
 
     def __init__(
         self,
@@ -161,6 +162,8 @@ class CheckpointKeeper(Checkpoint):
             "last_model_path": self._last_model_path,
             "last_saved_step": self._last_saved_step,
             "last_saved_path": self._last_saved_path,
+            "complete_path": self._complete_path,
+            "is_behind": self._is_behind,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -184,6 +187,8 @@ class CheckpointKeeper(Checkpoint):
         self.kth_value = state_dict.get("kth_value", self.kth_value)
         self.last_model_path = state_dict.get("last_model_path", "")
         self._last_saved_path = state_dict.get("last_saved_path", "")
+        self._complete_path = state_dict.get("complete_path", "")
+        self._is_behind = state_dict.get("is_behind", False)
         scores = {path: float(score) for path, score in self.best_k_models.items()}
         self._top = policy.TopK(k=self.save_top_k, mode=self.mode, scores=scores)
 
@@ -238,6 +243,7 @@ class CheckpointKeeper(Checkpoint):
             # Every rank sees the same files now: nobody saves before all ranks have trained together.
             self._found = local_files.names_below(self.dirpath, depth)
             self._pending = self._before = None
+            self._is_behind = False
             self._written = frozenset()
             self._validated = self._told_missing = False
 
@@ -321,14 +327,15 @@ class CheckpointKeeper(Checkpoint):
 
         # This callback's state is in it.
         self._pending = trainer.save_checkpoint(path, self.save_weights_only, on_written=on_written)
+        self._is_behind = self._pending is not None
         self._written |= {path, last} - {""}
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.after_save_checkpoint(self)  # type: ignore[arg-type]
 
     def _finish(self, trainer: Trainer, *, alone: bool = False) -> None:
-        """Wait for the save that is on its way; where it failed on rank 0, take back on all ranks what was
-        noted about it.
+        """Wait for the save that is on its way; where it failed on a rank, or its process was lost, take back
+        on all ranks what was noted about it. Communicates, unless `alone`.
 
         Args:
             trainer: The trainer.
@@ -337,20 +344,44 @@ class CheckpointKeeper(Checkpoint):
         Raises:
             CheckpointWriteError: It failed, and not for a full disk.
         """
-        if self._before is None:
+        if not self._is_behind:
             return
         pending, before = self._pending, self._before
         self._pending = self._before = None
+        self._is_behind = False
         if pending is not None:
             pending.wait()
         error = None if pending is None or pending.error is None else failure(pending.path, pending.error)
-        if not alone and pending is not None and trainer.world_size > 1 and trainer.strategy is not None:
-            error = trainer.strategy.broadcast(error)
+        if pending is None and trainer.is_global_zero and not os.path.exists(self._last_saved_path):
+            error = failure(self._last_saved_path, OSError("the process that wrote it was lost"))
+            error.is_full = True  # it ends no training either
+        if not alone and trainer.world_size > 1 and trainer.strategy is not None:
+            found = trainer.strategy.gather((error, before))
+            error = next((item for item, _ in found if item is not None), None)
+            before = next((item for _, item in found if item is not None), None)
         if error is None:
             return
-        self.__dict__.update(before)
+        if before is None:
+            self._forget(self._last_saved_path)
+        else:
+            self.__dict__.update(before)
         if not error.is_full:
             raise error
+
+    def _forget(self, path: str) -> None:
+        """Take back what was noted about a checkpoint that is not there; nobody knows what was before."""
+        self._top = top = policy.TopK(
+            k=self.save_top_k,
+            mode=self.mode,
+            scores={kept: score for kept, score in self._top.scores.items() if kept != path},
+        )
+        self._best_k_models = {kept: _as_tensor(value) for kept, value in top.scores.items()}
+        if self._best_model_path == path:
+            self._best_model_path = top.best
+            self.best_model_score = self._best_k_models.get(top.best)
+        if self._last_model_path == path:
+            self._last_model_path = ""
+        self._last_saved_path = self._complete_path
 
     def _is_ours(self, trainer: Trainer, path: str) -> bool:
         """Whether this callback may remove or replace `path`."""
