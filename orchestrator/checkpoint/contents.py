@@ -68,6 +68,7 @@ def build(engine: Engine, weights_only: bool, parts: Parts | None = None) -> dic
             content; None puts whole tensors there, on rank 0.
     """
     dropped: list[str] = []
+    engine.strategy.before_save()
     content = _content(engine, weights_only, dropped, parts)
     return _plain(content, dropped, tells=engine.is_global_zero)
 

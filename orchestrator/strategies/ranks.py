@@ -53,6 +53,9 @@ class GroupOfRanks:
         if gradients:
             torch._foreach_mul_(gradients, factor)
 
+    def before_save(self) -> None:
+        """Nothing is to be made ready."""
+
     def gather(self, value: T) -> list[T]:
         """Return every rank's `value`, by rank."""
         self._meet()

@@ -99,6 +99,9 @@ class Alone:
         """The sum over one rank is what is there."""
         return value
 
+    def before_save(self) -> None:
+        """Nothing is to be made ready."""
+
     def state_dict(self) -> dict[str, Any]:
         """There is nothing to keep."""
         return {}

@@ -135,6 +135,10 @@ class Strategy(Protocol):
         """Return the sum of every rank's `value`, on its device, without waiting. Communicates."""
         ...
 
+    def before_save(self) -> None:
+        """Make ready for `state_dict`. Communicates."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps so that a resumed run reduces to the same bits."""
         ...
