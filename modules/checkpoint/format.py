@@ -133,6 +133,17 @@ def read(
     return content
 
 
+def check(path: str) -> bool:
+    """Compare all of the checkpoint `path` with its checksums; return whether training can go on from it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: As `read`.
+    """
+    content = shards.check(path, []) if os.path.isdir(path) else read(path)
+    return isinstance(content, dict) and content.get("optimizer_states") is not None
+
+
 def _tell_left_out(name: str, left_out: list[str]) -> None:
     weights = [item for item in left_out if item.startswith("state_dict")]
     if weights:

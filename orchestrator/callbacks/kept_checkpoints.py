@@ -184,18 +184,19 @@ class KeptCheckpoints(Checkpoint):
         if not self._is_behind:
             return
         pending, before = self._pending, self._before
-        self._pending = self._before = None
-        self._is_behind = False
         if pending is not None:
             pending.wait()
         error = None if pending is None or pending.error is None else failure(pending.path, pending.error)
         if pending is None and trainer.is_global_zero and not os.path.exists(self._last_saved_path):
             error = failure(self._last_saved_path, OSError("the process that wrote it was lost"))
             error.is_full = True  # it ends no training either
+            warnings.warn(f"{error} The one before it stays.", stacklevel=2)
         if not alone and trainer.world_size > 1 and trainer.strategy is not None:
             found = trainer.strategy.gather((error, before))
             error = next((item for item, _ in found if item is not None), None)
             before = next((item for _, item in found if item is not None), None)
+        self._pending = self._before = None
+        self._is_behind = False
         if error is None:
             return
         if before is None:

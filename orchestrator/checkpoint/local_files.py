@@ -90,10 +90,11 @@ def tidy(folder: str) -> None:
             continue
         path = os.path.join(folder, name)
         target = os.path.join(folder, found[1].removesuffix(_OLD))
-        if os.path.exists(os.path.join(path, MANIFEST)) and not os.path.lexists(target):
-            os.rename(path, target)
-        else:
-            remove(path)
+        with contextlib.suppress(OSError):  # another process is at it
+            if os.path.exists(os.path.join(path, MANIFEST)) and not os.path.lexists(target):
+                os.rename(path, target)
+            else:
+                remove(path)
 
 
 def give_second_name(path: str, second: str, *, symbolic: bool) -> None:

@@ -11,7 +11,8 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 
-from modules.checkpoint import CheckpointError, read
+from modules.checkpoint.files import CheckpointError
+from modules.checkpoint.format import check
 from orchestrator.checkpoint import local_files
 
 _DEPTH = 2
@@ -58,13 +59,13 @@ def first_usable(paths: Sequence[str], caller: str, *, trains: bool, stacklevel:
     """
     for path in paths:
         try:
-            content = read(path)
+            can_train = check(path)
         except (CheckpointError, FileNotFoundError) as error:
             warnings.warn(
                 f"{caller}: {str(error).removesuffix(' Take an earlier one.')} The one before it is taken.",
                 stacklevel=stacklevel + 1,
             )
             continue
-        if not trains or content.get("optimizer_states") is not None:
+        if can_train or not trains:
             return path
     return None

@@ -56,8 +56,9 @@ def fit(root: Path, devices: int, *callbacks: Any, ckpt_path: Any = None, **argu
     """Train `Noisy` for two epochs, and leave it in the trainer."""
     torch.manual_seed(3)
     trainer = group_trainer(
-        root, devices, callbacks=list(callbacks), enable_checkpointing=bool(callbacks), **arguments
-    )
+        root, devices, callbacks=list(callbacks), enable_checkpointing=bool(callbacks),
+        start_timeout_s=200.0, **arguments,
+    )  # fmt: skip
     trainer.fit(Noisy(), loader(4 * devices * BATCHES, batch_size=4, shuffle=True), ckpt_path=ckpt_path)
     return trainer
 

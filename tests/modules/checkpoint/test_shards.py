@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from modules.checkpoint import CheckpointError, read
+from modules.checkpoint.format import check
 from modules.checkpoint.shards import CONTENT, MANIFEST, Parts, describe, rank_file
 from orchestrator.checkpoint.writer import write
 
@@ -117,3 +118,14 @@ def test_damage_is_named(tmp_path: Path, damage: Callable[[Path], None], reason:
     damage(folder)
     with pytest.raises(CheckpointError, match=reason):
         read(folder)
+
+
+def test_a_check_reads_no_tensor_and_finds_the_same(tmp_path: Path) -> None:
+    """It says whether training can go on, and refuses what reading refuses."""
+    weights = {"state_dict": {"weight": WEIGHT}}
+    assert not check(str(write_sharded(tmp_path / "a.ckpt", weights, 2)))
+    folder = write_sharded(tmp_path / "b.ckpt", {**weights, "optimizer_states": [{"state": {0: WEIGHT}}]}, 3)
+    assert check(str(folder))
+    flipped(folder)
+    with pytest.raises(CheckpointError, match="checksum"):
+        check(str(folder))
