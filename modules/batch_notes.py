@@ -11,6 +11,8 @@ from typing import Any
 
 from torch.utils.data import Sampler
 
+from modules.sampler import tell_epoch
+
 
 class NotedBatches(Sampler[list[Any]]):
     """Yields what a batch sampler yields, and keeps it.
@@ -25,6 +27,11 @@ class NotedBatches(Sampler[list[Any]]):
     def __init__(self, source: Any) -> None:
         self.source = source
         self.notes: list[list[Any]] = []
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the batch sampler, and the sampler in it, which epoch the next iteration reads."""
+        for target in (self.source, getattr(self.source, "sampler", None)):
+            tell_epoch(target, epoch)
 
     def __len__(self) -> int:
         return len(self.source)

@@ -231,11 +231,24 @@ class RankLoader:
         reader = self._reader
         if isinstance(reader, Share):
             return reader.note_batches()
-        if not isinstance(reader, DataLoader) or reader.batch_sampler is None or is_stream(reader):
+        if not self.has_numbers or not isinstance(reader, DataLoader):
             return []
         noted = NotedBatches(reader.batch_sampler)
         self._reader = copy_with(reader, {"batch_sampler": noted})
         return noted.notes
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether `note_batches` gets to know which samples a batch has."""
+        reader = self._reader
+        if isinstance(reader, Share):
+            return True
+        return isinstance(reader, DataLoader) and reader.batch_sampler is not None and not is_stream(reader)
+
+    def first_note(self, skip: int) -> int:
+        """Return the number in the epoch of the batch that the first note is of, where `iterate` was asked
+        for the batches after the first `skip`."""
+        return skip if isinstance(self._reader, Share) else 0
 
     def generators(self) -> list[torch.Generator]:
         """Return the random generators of the user's own that reading draws from; their state belongs to a

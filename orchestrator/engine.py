@@ -24,6 +24,7 @@ from orchestrator import device, foreign
 from orchestrator.bare_log import BareLog
 from orchestrator.board import Board
 from orchestrator.checkpoint import contents
+from orchestrator.checkpoint.background import BackgroundSaves
 from orchestrator.epoch_outputs import collectors
 from orchestrator.evaluate import evaluate, gradient_context
 from orchestrator.feed import Feed
@@ -31,6 +32,7 @@ from orchestrator.goodput import Account, counted
 from orchestrator.hooks import HookTable, overrides
 from orchestrator.hyperparameter_log import logged_hyperparameters
 from orchestrator.job import Job
+from orchestrator.ledger import Ledger
 from orchestrator.lightning_optimizer import LightningOptimizer
 from orchestrator.loaders import Loaders
 from orchestrator.log_slots import LogSlots
@@ -85,6 +87,8 @@ class Engine:
         gathered_stop: Asked at log points where ranks have no driver; else None.
         stoppable: The training loop runs, so it will stop soon when told to.
         predictions: What a run of predict keeps.
+        saves: Writes checkpoints behind training.
+        ledger: Writes down the samples of each batch; None where nobody asked for it.
         untold: A checkpoint was written since the driver last heard where this run stands.
         account: Where this rank's time goes.
         telling: Tells the driver what belongs into the run's record.
@@ -130,6 +134,17 @@ class Engine:
         self.gathered_stop: GatheredStop | None = None
         self.stoppable = False
         self.predictions = predictions_for(trainer.callbacks, returned=job.return_predictions)
+        self.saves = BackgroundSaves(place.emit)
+        self.ledger: Ledger | None = None
+        if job.attempt is not None:
+            self.ledger = Ledger(
+                self.settings.default_root_dir,
+                job.attempt,
+                place.rank,
+                place.world_size,
+                place.joins,
+                self.say,
+            )
         self._torn_down = False
         self._show = show
         self.shows_progress = show is not None
@@ -173,6 +188,7 @@ class Engine:
         except BaseException as error:
             self.account.switch("idle")
             self.state.status = "interrupted"
+            self.saves.hurry()
             if isinstance(error, AgreedStop) or not (
                 isinstance(error, RunLost) or self._comes_of_a_loss(error)
             ):
@@ -184,6 +200,9 @@ class Engine:
             if isinstance(error, RunLost):
                 raise
         finally:
+            self.saves.end()
+            if self.ledger is not None:
+                self.ledger.close()
             self.telling.note("end")
             self._detach()
         # Nothing of the failure is kept: it holds the broken process group.

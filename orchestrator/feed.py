@@ -119,6 +119,11 @@ class Feed:
             self._kept.forget(before)
 
     @property
+    def epoch(self) -> int:
+        """The epoch that is read."""
+        return self._epoch
+
+    @property
     def position(self) -> int:
         """Batches of the epoch that were asked for."""
         return self._index

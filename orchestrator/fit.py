@@ -97,6 +97,8 @@ class TrainingLoop:
         )
         feed.lends = engine.manual is not None
         feed.keeps = self.recovers
+        if engine.ledger is not None:
+            engine.ledger.watch(feed)
         return feed
 
     def reload(self) -> None:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from orchestrator.job import Job
     from orchestrator.trainer import Trainer
 
+_PATHS = ("best_model_path", "last_model_path", "_complete_path")
+"""What callbacks call the checkpoints that they wrote, Lightning's included."""
 _INTERNAL = frozenset(nn.Module().__dict__) - {"training"} | {"_trainer", "_log_sink", "_optimization"}
 
 
@@ -106,9 +108,10 @@ def checkpoints_of(trainer: Trainer, job: Job, standing: Standing) -> list[str]:
     paths = []
     for data in standing.callbacks:
         for values in _load(data, known).values():
-            names = (values.get("best_model_path"), values.get("last_model_path"))
-            paths += [str(name) for name in (*names, *(values.get("best_k_models") or ())) if name]
-    return [path for path in dict.fromkeys(paths) if os.path.isfile(path)]
+            names = (values.get(name) or values.get(f"_{name}") for name in _PATHS)
+            scored = values.get("best_k_models") or values.get("_best_k_models") or ()
+            paths += [str(name) for name in (*names, *scored) if name]
+    return [path for path in dict.fromkeys(paths) if os.path.exists(path)]
 
 
 def pack(trainer: Trainer, job: Job, result: Any, stopped: BaseException | None) -> Luggage:

@@ -21,7 +21,7 @@ from modules import rng
 from orchestrator import portable, storage
 from orchestrator.engine import Engine
 from orchestrator.interleaving import interleave
-from orchestrator.job import Job
+from orchestrator.job import Job, new_attempt
 from orchestrator.launched import run_launched
 from orchestrator.place import Place
 from orchestrator.plan import Plan
@@ -160,15 +160,17 @@ def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None)
 
 def _again(trainer: Trainer, job: Job, standing: list[Standing]) -> Job:
     """Return the job to run after one that could not go on: from its newest checkpoint, or from the start."""
+    from orchestrator.checkpoint.newest import first_usable, newest_first
     from orchestrator.homecoming import checkpoints_of
 
-    found = [path for path in (checkpoints_of(trainer, job, standing[-1]) if standing else ()) if path]
-    newest = max(found, key=os.path.getmtime, default=None) if job.fn == "fit" else None
+    attempt = None if job.attempt is None else new_attempt()
+    found = newest_first(checkpoints_of(trainer, job, standing[-1]) if standing else ())
+    newest = first_usable(found, job.fn, trains=True, stacklevel=3) if job.fn == "fit" else None
     if newest is None:
         _say(f"{job.fn} starts again: what a lost worker alone knew is in no checkpoint.")
-        return job
+        return replace(job, attempt=attempt)
     _say(f"{job.fn} goes on from {newest}.")
-    return replace(job, ckpt_path=newest)
+    return replace(job, ckpt_path=newest, is_verified=True, attempt=attempt)
 
 
 def run_on_worker(

@@ -87,6 +87,8 @@ class Settings:
     benchmark: bool | None = None
     detect_anomaly: bool = False
     compile: dict[str, Any] | None = None
+    resume: str | None = None
+    ledger: bool = False
 
     @classmethod
     def create(cls, **given: Any) -> Settings:
@@ -109,6 +111,11 @@ class Settings:
         )
         values["deterministic"] = _deterministic(values["deterministic"])
         values["compile"] = parse_compile(values["compile"])
+        if values["resume"] not in (None, "auto"):
+            raise MisconfigurationError(
+                f"Trainer(resume={values['resume']!r}). Use 'auto' or None; a certain checkpoint is given to "
+                "fit(ckpt_path=...)."
+            )
         for name, least, optional in _WHOLE_NUMBERS:
             values[name] = _whole(name, values[name], least, optional)
         if values["min_steps"] is not None and values["min_epochs"] is None:
@@ -194,6 +201,7 @@ _SWITCHES = (
     "detect_anomaly",
     "enable_model_summary",
     "enable_autolog_hparams",
+    "ledger",
 )
 
 

@@ -2,7 +2,8 @@
 
 Decided in the driver before anything starts, from what the callbacks have saved and from what lies in the
 directories that they were told. What cannot be found is an error that says what can be given, but for
-``"last"``: a script that is started for the first time, and again after a failure, says it both times.
+``"last"`` and ``Trainer(resume="auto")``: a script that is started for the first time, and again after a
+failure, says it both times. These two take the newest that is whole, and name those that are not.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.callbacks.checkpoint_keeper import INTERRUPTED_NAME
+from orchestrator.checkpoint import newest
 from orchestrator.errors import MisconfigurationError
+from orchestrator.loggers.version_directory import VersionDirectoryLogger
 
 _RESUMES_ITSELF = "OnExceptionCheckpoint"
 
@@ -26,6 +29,7 @@ def resolve_checkpoint(
     *,
     best: bool = False,
     stacklevel: int = 2,
+    verified: set[str] | None = None,
 ) -> str | None:
     """Return the path of the checkpoint that a call starts from, or None.
 
@@ -35,6 +39,7 @@ def resolve_checkpoint(
         savers: The callbacks that save checkpoints, in order.
         best: No module was given to an evaluation: None stands for the best checkpoint, if there is one.
         stacklevel: Of warnings: whose line they name, counted from the caller.
+        verified: Gets the path where all of the checkpoint was compared with its checksums.
 
     Raises:
         MisconfigurationError: No such checkpoint was saved, or it is not a path of a local file.
@@ -51,7 +56,8 @@ def resolve_checkpoint(
             )
             return best_path
         itself = [item for item in savers if _is_a(item, _RESUMES_ITSELF)]
-        return _newest(itself) if fn == "fit" and itself else None
+        found = _newest(itself, fn, stacklevel + 1) if fn == "fit" and itself else None
+        return _noted(found, verified)
     if not isinstance(ckpt_path, (str, os.PathLike)):
         raise MisconfigurationError(f"{fn}(ckpt_path={ckpt_path!r}). Use a path, 'best', 'last' or None.")
     name = os.fspath(ckpt_path)
@@ -63,7 +69,7 @@ def resolve_checkpoint(
             )
         return best_path
     if name == "last":
-        found = _newest(savers)
+        found = _noted(_newest(savers, fn, stacklevel + 1), verified)
         if found is None:
             warnings.warn(
                 f"{fn}(ckpt_path='last'): there is no last checkpoint yet, so the weights are taken as they "
@@ -102,10 +108,74 @@ def check_weights_only(fn: str, weights_only: bool | None, stacklevel: int = 2) 
         )
 
 
-def _newest(savers: Sequence[Any]) -> str | None:
-    """Return the newest of the files that count as last, or None."""
-    paths = {path for item in savers for path in _last_files(item) if os.path.exists(path)}
-    return max(sorted(paths), key=os.path.getmtime) if paths else None
+def newest_of_run(
+    savers: Sequence[Any],
+    loggers: Sequence[Any],
+    root: str,
+    *,
+    stacklevel: int = 2,
+    verified: set[str] | None = None,
+) -> str | None:
+    """Return the newest whole checkpoint that a run has left where this one will save, or None.
+
+    Where nothing says the directory, those of all versions of the first logger are meant, and the loggers
+    go on in the version whose checkpoint is taken.
+
+    Args:
+        savers: The callbacks that save checkpoints.
+        loggers: The loggers.
+        root: The Trainer's ``default_root_dir``.
+        stacklevel: As for `resolve_checkpoint`.
+        verified: Likewise.
+    """
+    told = [str(item.dirpath) for item in savers if getattr(item, "dirpath", None)]
+    versions = _checkpoint_folders(loggers, root) if not told or len(told) < len(savers) else []
+    paths = newest.newest_first(newest.checkpoints_in([*told, *versions]))
+    found = newest.first_usable(paths, "Trainer(resume='auto')", trains=True, stacklevel=stacklevel + 1)
+    if found is not None:
+        _go_on_in_version(loggers, found)
+    return _noted(found, verified)
+
+
+def _checkpoint_folders(loggers: Sequence[Any], root: str) -> list[str]:
+    """Return where a ModelCheckpoint saves that was not told, in every version of the first logger."""
+    if not loggers:
+        return [os.path.join(root, "checkpoints")]
+    logger = loggers[0]
+    above = logger.root_dir or os.path.join(logger.save_dir or root, str(logger.name or ""))
+    return sorted(str(path) for path in Path(above).glob("*/checkpoints"))
+
+
+def _go_on_in_version(loggers: Sequence[Any], path: str) -> None:
+    """Let loggers that have no version yet take the one that `path` is in."""
+    for logger in loggers:
+        if isinstance(logger, VersionDirectoryLogger) and logger._version is None:
+            above = os.path.realpath(logger.root_dir)
+            inside = os.path.relpath(os.path.realpath(path), above).split(os.sep)
+            if len(inside) > 2 and inside[1] == "checkpoints":
+                number = inside[0].removeprefix("version_")
+                logger._version = int(number) if number.isdigit() and number != inside[0] else inside[0]
+
+
+def _newest(savers: Sequence[Any], fn: str, stacklevel: int) -> str | None:
+    """Return the newest whole one of the files that count as last; where all of those are damaged, of any
+    that the savers have left; or None.
+    """
+    last = newest.newest_first(path for item in savers for path in _last_files(item))
+    if not last:
+        return None
+    folders = [str(item.dirpath) for item in savers if getattr(item, "dirpath", None)]
+    older = newest.newest_first(newest.checkpoints_in(folders))
+    paths = [*last, *(path for path in older if path not in last)]
+    return newest.first_usable(
+        paths, f"{fn}(ckpt_path='last')", trains=fn == "fit", stacklevel=stacklevel + 1
+    )
+
+
+def _noted(path: str | None, verified: set[str] | None) -> str | None:
+    if path is not None and verified is not None:
+        verified.add(path)
+    return path
 
 
 def _last_files(saver: Any) -> list[str]:

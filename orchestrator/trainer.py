@@ -20,7 +20,7 @@ from orchestrator import arguments
 from orchestrator.argparse_form import ArgparseForm
 from orchestrator.board import Board
 from orchestrator.callbacks.callback import Callback
-from orchestrator.checkpoint import writer
+from orchestrator.checkpoint.background import Save
 from orchestrator.errors import MisconfigurationError
 from orchestrator.goodput import counted
 from orchestrator.loggers.logger import Logger
@@ -32,7 +32,7 @@ from orchestrator.profilers.profiler import Profiler
 from orchestrator.profilers.selection import make_profiler
 from orchestrator.ray_objects import check_ray_objects
 from orchestrator.run_config import apply_run_config
-from orchestrator.saving import LastFit, content_to_save
+from orchestrator.saving import LastFit, content_to_save, save
 from orchestrator.settings import Settings
 from orchestrator.state import TrainState
 from orchestrator.strategies.specs import Spec
@@ -102,6 +102,10 @@ class Trainer(TrainerCalls, ArgparseForm):
         detect_anomaly: Find the operation whose gradient is not a number, at a cost.
         compile: Compile the module's steps with ``torch.compile``: True, or its keyword arguments.
         plugins: A `orchestrator.plugins.CheckpointIO`, or where the processes come from, or a list.
+        resume: ``"auto"`` lets `fit` go on from the newest whole checkpoint in the run's directory, where
+            there is one and no `ckpt_path` is given: the same command again just goes on.
+        ledger: Write down in ``default_root_dir/ledger`` which samples each training batch was made of;
+            ``orchestrator audit`` proves from it that each was used exactly once an epoch.
         default_root_dir: Where logs and checkpoints go; the working directory when None.
         scaling_config: A `ray.train.ScalingConfig`, instead of `devices` and `num_nodes`; runs on Ray even
             with one worker.
@@ -183,6 +187,8 @@ class Trainer(TrainerCalls, ArgparseForm):
         detect_anomaly: bool = False,
         compile: bool | dict[str, Any] | None = None,
         plugins: Any = None,
+        resume: str | None = None,
+        ledger: bool = False,
         default_root_dir: str | os.PathLike[str] | None = None,
         scaling_config: Any = None,
         run_config: Any = None,
@@ -238,6 +244,7 @@ class Trainer(TrainerCalls, ArgparseForm):
         self._keeps_ckpt_path = False
         self.fit_from: str | os.PathLike[str] | None = None
         self._last_fit = LastFit()
+        self._verified = set()
 
     # ---------------------------------------------------------------- entry points
 
@@ -361,9 +368,11 @@ class Trainer(TrainerCalls, ArgparseForm):
         filepath: str | os.PathLike[str],
         weights_only: bool | None = None,
         storage_options: Any = None,
-    ) -> None:
+        *,
+        on_written: Callable[[], None] | None = None,
+    ) -> Save | None:
         """Write a checkpoint of the run as it stands, or of the last fit. On a group, call it on all ranks;
-        rank 0 writes.
+        rank 0 writes, or, where it is sharded, each rank its part.
 
         After a fit on a group the optimizer's state is gone with the workers; then only ``weights_only=True``
         works, in the driver.
@@ -372,6 +381,13 @@ class Trainer(TrainerCalls, ArgparseForm):
             filepath: Where to.
             weights_only: Leave out all that only training needs.
             storage_options: Of other file systems than the local one; refused.
+            on_written: Within `fit`, return once the state is copied, write behind training, and call this on
+                rank 0, from another thread, when the checkpoint is complete. A save waits for the one
+                before; `fit` does not end before the last.
+
+        Returns:
+            With `on_written`, within `fit`, the save that is on its way: it has `wait` and `error`. Else
+            None.
 
         Raises:
             MisconfigurationError: There are storage options.
@@ -384,14 +400,12 @@ class Trainer(TrainerCalls, ArgparseForm):
                 f"{caller[:-1]}, storage_options={storage_options!r}): checkpoints are written to local "
                 "paths only. Leave it out."
             )
-        content = content_to_save(self, self._last_fit, bool(weights_only), caller)
-        if self.is_global_zero and self.plugins.checkpoint_io is not None:
-            self.plugins.checkpoint_io.save_checkpoint(content, os.fspath(filepath))
-        elif self.is_global_zero:
-            writer.write(content, filepath)
+        path = os.fspath(filepath)
+        begun = save(self, self._last_fit, path, bool(weights_only), on_written, caller)
         if self.engine is not None:
             self.engine.untold = True
-            self.engine.telling.note("checkpoint", path=os.fspath(filepath))
+            self.engine.telling.note("checkpoint", path=path)
+        return begun
 
     def dump_checkpoint(self, weights_only: bool = False) -> dict[str, Any]:
         """Return what `save_checkpoint` would write. On a group, call it on all ranks.

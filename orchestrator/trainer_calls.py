@@ -21,7 +21,7 @@ from orchestrator.board import Board
 from orchestrator.call_arguments import check_loaders, make_job, with_module_callbacks
 from orchestrator.compile import is_compiled, unwrap
 from orchestrator.hooks import HookTable
-from orchestrator.job import Job
+from orchestrator.job import Job, new_attempt
 from orchestrator.launch import run_in_process, run_on_group
 from orchestrator.manual import refuse_settings
 from orchestrator.plan import Plan, make_plan
@@ -63,6 +63,7 @@ class TrainerCalls(TrainerView):
     _scaling_config: Any
     _placement_group: Any
     _last_fit: LastFit
+    _verified: set[str]
 
     def _call(
         self,
@@ -93,9 +94,11 @@ class TrainerCalls(TrainerView):
         check_loaders(job, self.settings, self.plan.num_workers)
         if fn == "fit":
             refuse_settings(job.module, self.settings)
+            job.attempt = new_attempt() if self.settings.ledger else None
         starting_point.check_weights_only(fn, weights_only, stacklevel=3)
         takes_best = model is None and fn != "fit"
         job.ckpt_path = self._starting_point(fn, ckpt_path, takes_best)
+        job.is_verified = job.ckpt_path in self._verified
         if fn == "fit" and job.ckpt_path is None and not self.plan.on_group:
             requeue = find_requeue(os.environ, self.plugins.environment, self.settings.default_root_dir)
             job.ckpt_path = self._ckpt_path = checkpoint_to_resume(os.environ, requeue)
@@ -121,9 +124,15 @@ class TrainerCalls(TrainerView):
             ckpt_path = self._ckpt_path
         elif fn == "fit":
             ckpt_path = self.fit_from
-        found = starting_point.resolve_checkpoint(
-            fn, ckpt_path, self.checkpoint_callbacks, best=takes_best, stacklevel=4
-        )
+        savers, verified = self.checkpoint_callbacks, self._verified
+        verified.clear()
+        if fn == "fit" and ckpt_path is None and self.settings.resume == "auto":
+            root = self.settings.default_root_dir
+            found = starting_point.newest_of_run(savers, self.loggers, root, stacklevel=4, verified=verified)
+        else:
+            found = starting_point.resolve_checkpoint(
+                fn, ckpt_path, savers, best=takes_best, stacklevel=4, verified=verified
+            )
         if not self._keeps_ckpt_path:
             self._ckpt_path = found
         return found

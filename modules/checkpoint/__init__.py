@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from modules.checkpoint.format import CheckpointError, plain, read
+from modules.checkpoint.files import CheckpointError
+from modules.checkpoint.format import plain, read
 
 __all__ = ["CheckpointError", "plain", "read"]

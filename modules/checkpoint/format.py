@@ -1,19 +1,16 @@
 """The ``.ckpt`` file: one torch zip of tensors and plain values, with the keys that Lightning's readers know.
 
-Always loads with ``weights_only=True``, so a file from a stranger cannot run code. What a user puts in
-(hyperparameters, callback states) is made plain on the way in; what cannot be is left out and named. So it is
-on the way out, for files of Lightning that hold objects of classes. A file that is damaged or foreign raises
-`CheckpointError` with the reason.
+A run whose state is dealt to ranks writes a directory of such files instead: `modules.checkpoint.shards`.
+What a user puts in (hyperparameters, callback states) is made plain on the way in; what cannot be is left
+out and named. So it is on the way out, for files of Lightning that hold objects of classes. A file that is
+damaged or foreign raises `CheckpointError` with the reason.
 """
 
 from __future__ import annotations
 
 import enum
 import os
-import pickle
-import re
 import warnings
-import zipfile
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
 from pathlib import PurePath
@@ -21,18 +18,11 @@ from typing import IO, Any
 
 import torch
 
-from modules.checkpoint import stand_ins
+from modules.checkpoint import shards
+from modules.checkpoint.files import CheckpointError, load, name_of
 
 FORMAT_VERSION = 1
 _PLAIN = (bool, int, float, complex, str, bytes)
-_FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")
-"""Where torch's refusal names the class or function at fault."""
-_REFUSED = re.compile(r"^(Can only|Trying to call) .*$", re.MULTILINE)
-"""Where it says what was to be done with an object."""
-
-
-class CheckpointError(ValueError):
-    """A file is not a checkpoint that can be used. The message says which file, why, and what to do."""
 
 
 def plain(value: Any, path: str, dropped: list[str]) -> Any:
@@ -100,80 +90,58 @@ def _plain_array(value: Any, path: str, dropped: list[str]) -> Any:
         return plain(array.tolist(), path, dropped)
 
 
-def read(source: str | os.PathLike[str] | IO[bytes], map_location: Any = "cpu") -> dict[str, Any]:
-    """Return the checkpoint in `source`, a path or an open binary file.
+def read(
+    source: str | os.PathLike[str] | IO[bytes], map_location: Any = "cpu", *, verify: bool = True
+) -> dict[str, Any]:
+    """Return the checkpoint in `source`: a path of a file or a directory of shards, or an open binary file.
 
-    The checksums that torch writes, and does not look at, are compared first. Objects of classes that are not
-    plain values are never made: they are left out, and one warning names them.
+    Tensors of large files are memory-mapped: they are read when they are used, and changing them leaves the
+    file alone. Objects of classes that are not plain values are never made: they are left out, and one
+    warning names them.
+
+    Args:
+        source: Where it is.
+        map_location: As in `torch.load`.
+        verify: Compare the checksums first; that reads all of the file once.
 
     Raises:
         FileNotFoundError: There is no such file.
-        CheckpointError: It is damaged, cut off, or not a checkpoint.
+        CheckpointError: It is damaged, cut off, of a later format, or not a checkpoint.
     """
-    name = _name_of(source)
+    name = name_of(source)
+    left_out: list[str] = []
     if isinstance(source, (str, os.PathLike)) and not os.path.exists(source):
         raise FileNotFoundError(f"There is no checkpoint {name}. Check the path.")
-    left_out: list[str] = []
-    try:
-        part = _damaged_part(source)
-        content = _load(source, map_location, left_out) if part is None else None
-    except Exception as error:
-        found = _FORBIDDEN.search(str(error))
-        if found is not None:
-            raise CheckpointError(
-                f"{name} is refused: it holds {found[1]}, and making that could run code. Take a checkpoint "
-                "of weights and plain values only."
-            ) from error
-        refused = _REFUSED.search(str(error))
-        if refused is not None:  # the advice around it is to trust the file
-            raise CheckpointError(
-                f"{name} is refused: it holds objects that only running code could make ({refused[0]}). "
-                "Take a checkpoint of weights and plain values only."
-            ) from error
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise CheckpointError(
-            f"{name} cannot be read as a checkpoint: {reason.rstrip('. ')}. It may be cut off or damaged. "
-            "Take an earlier one."
-        ) from error
-    if part is not None:
-        raise CheckpointError(f"{name} is damaged: the checksum of {part} is wrong. Take an earlier one.")
+    if isinstance(source, (str, os.PathLike)) and os.path.isdir(source):
+        content = shards.read(os.fspath(source), map_location, verify=verify, left_out=left_out)
+    else:
+        content = load(source, map_location, left_out, verify=verify)
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
         held = sorted(map(str, content)) if isinstance(content, dict) else f"a {type(content).__name__}"
         raise CheckpointError(
             f"{name} is not a checkpoint of a module: it holds {held}, and no 'state_dict' of names and "
             "tensors. Take a file that a Trainer wrote."
         )
+    ours = content.get("orchestrator")
+    version = ours.get("format", FORMAT_VERSION) if isinstance(ours, dict) else FORMAT_VERSION
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{name} is of format {version}, and this version reads up to {FORMAT_VERSION}. Update the "
+            "package."
+        )
     _tell_left_out(name, left_out)
     return content
 
 
-def _load(source: str | os.PathLike[str] | IO[bytes], map_location: Any, left_out: list[str]) -> Any:
-    """Load `source`; where it holds objects of classes, once more without them, named in `left_out`."""
-    try:
-        return _load_plain(source, map_location)
-    except pickle.UnpicklingError:
-        names = _foreign_names(source)
-        if not names:
-            raise
-        with torch.serialization.safe_globals(stand_ins.for_names(names)):
-            content = _load_plain(source, map_location)
-        return stand_ins.without(content, left_out)
+def check(path: str) -> bool:
+    """Compare all of the checkpoint `path` with its checksums; return whether training can go on from it.
 
-
-def _load_plain(source: str | os.PathLike[str] | IO[bytes], map_location: Any) -> Any:
-    if not isinstance(source, (str, os.PathLike)):
-        source.seek(0)
-    return torch.load(source, map_location=map_location, weights_only=True)
-
-
-def _foreign_names(source: str | os.PathLike[str] | IO[bytes]) -> list[str]:
-    """Return what a file asks to import beyond tensors and plain values; empty where that cannot be told."""
-    try:
-        if not isinstance(source, (str, os.PathLike)):
-            source.seek(0)
-        return torch.serialization.get_unsafe_globals_in_checkpoint(source)
-    except Exception:
-        return []
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: As `read`.
+    """
+    content = shards.check(path, []) if os.path.isdir(path) else read(path)
+    return isinstance(content, dict) and content.get("optimizer_states") is not None
 
 
 def _tell_left_out(name: str, left_out: list[str]) -> None:
@@ -189,17 +157,3 @@ def _tell_left_out(name: str, left_out: list[str]) -> None:
             "are left out; what needs them must be given again.",
             stacklevel=3,
         )
-
-
-def _name_of(source: str | os.PathLike[str] | IO[bytes]) -> str:
-    if isinstance(source, (str, os.PathLike)):
-        return os.fspath(source)
-    return str(getattr(source, "name", f"The given {type(source).__name__}"))
-
-
-def _damaged_part(source: str | os.PathLike[str] | IO[bytes]) -> str | None:
-    """Return the first part of a zip file whose checksum is wrong, or None; None for other files."""
-    if not zipfile.is_zipfile(source):
-        return None
-    with zipfile.ZipFile(source) as archive:
-        return archive.testzip()

@@ -1,9 +1,10 @@
 """Saves a checkpoint when it is told to, keeps the best or the newest, and always knows which is the last.
 
 All ranks decide the same, from numbers that are equal on each, and save together; files are linked and
-removed on rank 0 alone. A checkpoint is removed after its successor is complete, and never if training
-resumed from it or if it was not written by this callback. What a failed save would have changed is taken
-back. A monitored metric that validation did not log raises `MisconfigurationError`.
+removed on rank 0 alone, behind training. A checkpoint is removed after its successor is complete, and never
+if training resumed from it or if it was not written by this callback. What a failed save would have changed
+is taken back (`KeptCheckpoints`); a full disk ends no training, other failures do, at the next save. A
+monitored metric that validation did not log raises `MisconfigurationError`.
 """
 
 from __future__ import annotations
@@ -11,14 +12,12 @@ from __future__ import annotations
 import difflib
 import os
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import Tensor
 
-from orchestrator.callbacks.checkpoint import Checkpoint
+from orchestrator.callbacks.kept_checkpoints import KeptCheckpoints, as_tensor
 from orchestrator.checkpoint import local_files, policy
 from orchestrator.errors import MisconfigurationError
 
@@ -29,7 +28,7 @@ INTERRUPTED_NAME = "interrupted.ckpt"
 """The file that a run which was told to stop is saved in, where no last checkpoint is kept."""
 
 
-class CheckpointKeeper(Checkpoint):
+class CheckpointKeeper(KeptCheckpoints):
     """What `ModelCheckpoint` is, apart from when it saves. Its docstring describes arguments and
     attributes."""
 
@@ -53,10 +52,8 @@ class CheckpointKeeper(Checkpoint):
         enable_version_counter: bool,
         verbose: bool,
     ) -> None:
+        super().__init__(monitor=monitor, mode=mode, save_top_k=save_top_k)
         self.filename = filename
-        self.monitor = monitor
-        self.mode = mode
-        self.save_top_k = save_top_k
         self.save_last = save_last
         self.save_weights_only = save_weights_only
         self.auto_insert_metric_name = auto_insert_metric_name
@@ -65,73 +62,9 @@ class CheckpointKeeper(Checkpoint):
         self._given_dirpath = None if dirpath is None else os.path.realpath(os.path.expanduser(dirpath))
         self.dirpath = self._given_dirpath
 
-        self.best_model_path = ""
-        self.best_model_score: Tensor | None = None
-        self.best_k_models: dict[str, Tensor] = {}
-        self.kth_best_model_path = ""
-        self.kth_value = torch.tensor(float("inf") if mode == "min" else -float("inf"))
-        self.current_score: Tensor | None = None
-        self.last_model_path = ""
-
-        self._top = policy.TopK(k=save_top_k, mode=mode)
-        self._last_saved_step = 0  # without a step there is nothing to save
-        self._last_saved_path = ""
         self._found: frozenset[str] = frozenset()  # paths that were there when fit began
-        self._written: frozenset[str] = frozenset()  # paths written since
         self._validated = False
         self._told_missing = False
-
-    # ---------------------------------------------------------------- state
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return which checkpoints are kept, and their scores."""
-        return {
-            "monitor": self.monitor,
-            "best_model_score": self.best_model_score,
-            "best_model_path": self.best_model_path,
-            "current_score": self.current_score,
-            "dirpath": self.dirpath,
-            "best_k_models": self.best_k_models,
-            "kth_best_model_path": self.kth_best_model_path,
-            "kth_value": self.kth_value,
-            "last_model_path": self.last_model_path,
-            "last_saved_step": self._last_saved_step,
-            "last_saved_path": self._last_saved_path,
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned; where saves now go to another directory, only the best
-        path."""
-        self.best_model_path = state_dict["best_model_path"]
-        self._last_saved_step = state_dict.get("last_saved_step", self._last_saved_step)
-        saved_in = state_dict.get("dirpath", self.dirpath)
-        if saved_in != self.dirpath:
-            warnings.warn(
-                f"ModelCheckpoint saves in {self.dirpath!r} now, not in {saved_in!r}. "
-                "Of the checkpoints there it keeps only best_model_path in mind, and removes none. "
-                f"To go on there, write dirpath={saved_in!r}.",
-                stacklevel=2,
-            )
-            return
-        self.best_model_score = state_dict["best_model_score"]
-        self.current_score = state_dict.get("current_score")
-        self.best_k_models = dict(state_dict.get("best_k_models", {}))
-        self.kth_best_model_path = state_dict.get("kth_best_model_path", "")
-        self.kth_value = state_dict.get("kth_value", self.kth_value)
-        self.last_model_path = state_dict.get("last_model_path", "")
-        self._last_saved_path = state_dict.get("last_saved_path", "")
-        scores = {path: float(score) for path, score in self.best_k_models.items()}
-        self._top = policy.TopK(k=self.save_top_k, mode=self.mode, scores=scores)
-
-    def to_yaml(self, filepath: str | os.PathLike[str] | None = None) -> None:
-        """Write paths and scores of `best_k_models` as YAML, by default to best_k_models.yaml in
-        `dirpath`."""
-        import yaml
-
-        if filepath is None:
-            filepath = os.path.join(self.dirpath or "", "best_k_models.yaml")
-        with open(filepath, "w", encoding="utf-8") as file:
-            yaml.safe_dump({path: float(score) for path, score in self.best_k_models.items()}, file)
 
     # ---------------------------------------------------------------- saving
 
@@ -147,8 +80,10 @@ class CheckpointKeeper(Checkpoint):
         metrics: dict[str, float] = {**numbers, "epoch": trainer.current_epoch, "step": trainer.global_step}
         if strategy is not None:
             metrics = strategy.broadcast(metrics)  # each rank may have its own here
+        self._finish(trainer)
         if self.save_last and not self.save_weights_only:
             self._save_last_alone(trainer, metrics)
+            self._finish(trainer)
             return self.last_model_path
         path = os.path.join(str(self.dirpath), INTERRUPTED_NAME)
         trainer.save_checkpoint(path)
@@ -166,9 +101,13 @@ class CheckpointKeeper(Checkpoint):
         """Decide where to save, and, before a fit, remember what is there already."""
         self.dirpath = self._given_dirpath or os.path.realpath(_default_directory(trainer))
         if fitting:
+            if trainer.is_global_zero:
+                local_files.tidy(self.dirpath)
             depth = max(self._template.count("/"), self.CHECKPOINT_NAME_LAST.count("/"))
             # Every rank sees the same files now: nobody saves before all ranks have trained together.
             self._found = local_files.names_below(self.dirpath, depth)
+            self._pending = self._before = None
+            self._is_behind = False
             self._written = frozenset()
             self._validated = self._told_missing = False
 
@@ -183,6 +122,7 @@ class CheckpointKeeper(Checkpoint):
             last_only: Only as the last one.
             ending: Training is over, so a metric that is missing fails nothing any more: it is a warning.
         """
+        self._finish(trainer)
         if last_only or self.save_top_k == 0:
             if self.save_last:
                 self._save_last_alone(trainer, metrics)
@@ -202,23 +142,23 @@ class CheckpointKeeper(Checkpoint):
             self._save_last_alone(trainer, metrics)
 
     def _save_newest(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
-        leaving = self.best_model_path if self.save_top_k == 1 else ""
+        leaving = self._best_model_path if self.save_top_k == 1 else ""
         with self._undone_on_failure():
-            self.best_model_path = self._free_path(trainer, metrics, leaving)
-            self._write(trainer, metrics, self.best_model_path, leaving)
+            self._best_model_path = self._free_path(trainer, metrics, leaving)
+            self._write(trainer, metrics, self._best_model_path, leaving)
 
     def _save_among_best(self, trainer: Trainer, metrics: Mapping[str, float], score: float) -> None:
         leaving = self._top.leaving
         path = self._free_path(trainer, metrics, leaving)
         with self._undone_on_failure():
             self._top = top = self._top.with_saved(path, score)
-            self.best_k_models = {kept: _as_tensor(value) for kept, value in top.scores.items()}
-            self.current_score = self.best_k_models[path]
-            self.best_model_path = top.best
-            self.best_model_score = self.best_k_models[top.best]
+            self._best_k_models = {kept: as_tensor(value) for kept, value in top.scores.items()}
+            self.current_score = self._best_k_models[path]
+            self._best_model_path = top.best
+            self.best_model_score = self._best_k_models[top.best]
             if top.is_full or top.k == -1:
                 self.kth_best_model_path = top.worst
-                self.kth_value = self.best_k_models[top.worst]
+                self.kth_value = self._best_k_models[top.worst]
             self._write(trainer, metrics, path, leaving)
         if self.verbose:
             best = top.scores[top.best]
@@ -231,24 +171,31 @@ class CheckpointKeeper(Checkpoint):
 
     def _write(self, trainer: Trainer, metrics: Mapping[str, float], path: str, leaving: str = "") -> None:
         """Save to `path`, give it the last one's name too, then remove `leaving` and what had that name."""
-        previous_last = last = self.last_model_path
+        previous_last = last = self._last_model_path
         if self.save_last:
             last = self._next_last_path(trainer, metrics)
-        self.last_model_path = last
+        self._last_model_path = last
+        self._complete_path, self._last_saved_path = self._last_saved_path, path
         self._last_saved_step = trainer.global_step
-        self._last_saved_path = path
-        trainer.save_checkpoint(path, self.save_weights_only)  # this callback's state is in it
+        symbolic, links = self.save_last == "link", bool(self.save_last) and last != path
+        old = [item for item in (leaving, previous_last) if item not in (path, last)]
+        old = [item for item in old if self._is_ours(trainer, item)]
+        plugin = trainer.plugins.checkpoint_io
+        remove = local_files.remove if plugin is None else plugin.remove_checkpoint
+
+        def on_written() -> None:
+            if links:
+                local_files.give_second_name(path, last, symbolic=symbolic)
+            for item in old:
+                remove(item)
+
+        # This callback's state is in it.
+        self._pending = trainer.save_checkpoint(path, self.save_weights_only, on_written=on_written)
+        self._is_behind = self._pending is not None
         self._written |= {path, last} - {""}
-        if not trainer.is_global_zero:
-            return
-        if self.save_last and last != path:
-            local_files.give_second_name(path, last, symbolic=self.save_last == "link")
-        for old in (leaving, previous_last):
-            if old not in (path, last) and self._is_ours(trainer, old):
-                own = trainer.plugins.checkpoint_io
-                (local_files.remove if own is None else own.remove_checkpoint)(old)
-        for logger in trainer.loggers:
-            logger.after_save_checkpoint(self)  # type: ignore[arg-type]
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.after_save_checkpoint(self)  # type: ignore[arg-type]
 
     def _is_ours(self, trainer: Trainer, path: str) -> bool:
         """Whether this callback may remove or replace `path`."""
@@ -256,16 +203,6 @@ class CheckpointKeeper(Checkpoint):
         if not path or (resumed is not None and os.path.realpath(resumed) == os.path.realpath(path)):
             return False
         return os.path.abspath(path).startswith(os.path.join(str(self.dirpath), ""))
-
-    @contextmanager
-    def _undone_on_failure(self) -> Iterator[None]:
-        """Take back what was noted about a checkpoint that could not be saved."""
-        before = self.__dict__.copy()
-        try:
-            yield
-        except BaseException:
-            self.__dict__.update(before)
-            raise
 
     # ---------------------------------------------------------------- names
 
@@ -309,7 +246,7 @@ class CheckpointKeeper(Checkpoint):
         )
 
     def _next_last_path(self, trainer: Trainer, metrics: Mapping[str, float]) -> str:
-        return self._first_free(trainer, metrics, self.CHECKPOINT_NAME_LAST, self.last_model_path)
+        return self._first_free(trainer, metrics, self.CHECKPOINT_NAME_LAST, self._last_model_path)
 
     def _first_free(self, trainer: Trainer, metrics: Mapping[str, float], template: str, reused: str) -> str:
         others = [item._written for item in trainer.callbacks if isinstance(item, CheckpointKeeper)]
@@ -352,11 +289,6 @@ def _default_directory(trainer: Trainer) -> str:
         root = os.path.join(logger.save_dir or trainer.default_root_dir, str(logger.name or ""))
     version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
     return os.path.join(root, version, "checkpoints")
-
-
-def _as_tensor(score: float) -> Tensor:
-    tensor = torch.tensor(score)
-    return tensor if tensor.item() == score else torch.tensor(score, dtype=torch.float64)
 
 
 def _place(metrics: Mapping[str, float]) -> str:

@@ -196,13 +196,16 @@ class ModelCheckpoint(CheckpointKeeper):
                 metrics["epoch"] = max(0, trainer.current_epoch - 1)  # the one that ran, as in other names
             self._save(trainer, metrics, ending=True)
         self._waits_for_validation = False
+        self._finish(trainer)
         if self.save_last and not self._last_saved_path and not self._must_not_save(trainer):
             self._save(trainer, _numbers(trainer), last_only=True)
+        self._finish(trainer)
         self._remove_interrupted(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save what there is, if that was asked for. On a group nothing where one rank has failed: it cannot
         save alone."""
+        self._finish(trainer, alone=True)
         if not self.save_on_exception or self._must_not_save(trainer):
             return
         failure = f"{type(exception).__name__} ended training"
@@ -216,7 +219,12 @@ class ModelCheckpoint(CheckpointKeeper):
         metrics = _rank_0s_numbers(trainer)
         with self._undone_on_failure():
             self._write(trainer, metrics, self._free_path(trainer, metrics))
+        self._finish(trainer, alone=True)
         self._tell(trainer, f"{failure}: saved {self._last_saved_path!r}")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Wait for a save that is still on its way, where fit ended before `on_train_end`."""
+        self._finish(trainer, alone=True)
 
     # ---------------------------------------------------------------- when
 

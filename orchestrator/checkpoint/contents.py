@@ -8,6 +8,7 @@ what cannot is named once in a warning.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from modules import rng
 from modules.checkpoint import format as checkpoint_format
 from modules.checkpoint import hyperparameters
+from modules.checkpoint.shards import Parts
 from modules.combined_reading import Reader
 from modules.cursor import Cursor
 from modules.datamodule import LightningDataModule
@@ -56,10 +58,18 @@ class Resumed:
     manual: dict[str, list[int]]
 
 
-def build(engine: Engine, weights_only: bool) -> dict[str, Any]:
-    """Return the content of a checkpoint of the engine's run as it stands now. Communicates on a group."""
+def build(engine: Engine, weights_only: bool, parts: Parts | None = None) -> dict[str, Any]:
+    """Return the content of a checkpoint of the engine's run as it stands now. Communicates on a group.
+
+    Args:
+        engine: The run.
+        weights_only: Leave out all that only training needs.
+        parts: Takes this rank's parts of tensors that are dealt to ranks, of which marks are left in the
+            content; None puts whole tensors there, on rank 0.
+    """
     dropped: list[str] = []
-    content = _content(engine, weights_only, dropped)
+    engine.strategy.before_save()
+    content = _content(engine, weights_only, dropped, parts)
     return _plain(content, dropped, tells=engine.is_global_zero)
 
 
@@ -67,27 +77,31 @@ def shared(engine: Engine) -> dict[str, Any]:
     """Return what all ranks of a data-parallel run have alike, as it stands now and as it is: for a rank that
     takes another's place. Communicates with nobody.
     """
-    content = _content(engine, False, [], apart=True)
+    content = _content(engine, False, [], None, apart=True)
     content["trainable"] = [name for name, item in engine.module.named_parameters() if item.requires_grad]
     return content
 
 
 def _content(
-    engine: Engine, weights_only: bool, dropped: list[str], *, apart: bool = False
+    engine: Engine, weights_only: bool, dropped: list[str], parts: Parts | None, *, apart: bool = False
 ) -> dict[str, Any]:
     """Return a checkpoint's content; `apart` leaves out what each rank has for itself."""
     from orchestrator import __version__
 
     trainer = engine.trainer
     is_last_batch = engine.feed is None or engine.feed.is_last
-    weights = engine.strategy.module_state(engine.module)
+    strategy = engine.strategy
+    dealing = strategy.dealing
+    if parts is None or dealing is None:
+        weights, whole = strategy.module_state(engine.module), strategy.whole
+    else:
+        whole = functools.partial(parts.without, part_of=dealing.part_of)
+        weights = whole(dealing.state(engine.module))
     content = _weights(engine.module, weights, engine.datamodule, engine.state, is_last_batch, dropped)
     if not weights_only:
         states = {callback.state_key: callback.state_dict() for callback in trainer.callbacks}
         content["callbacks"] = {key: value for key, value in states.items() if value}
-        content["optimizer_states"] = [
-            engine.strategy.whole(optimizer.state_dict()) for optimizer in engine.optimizers
-        ]
+        content["optimizer_states"] = [whole(optimizer.state_dict()) for optimizer in engine.optimizers]
         content["lr_schedulers"] = [config.scheduler.state_dict() for config in engine.schedulers]
         if engine.datamodule is not None:
             own = engine.datamodule.state_dict()
@@ -103,6 +117,7 @@ def _content(
             "strategy": engine.strategy.state_dict(),
             "metrics": engine.board.state(),
             "counters": engine.state.counters(),
+            **({} if engine.ledger is None else {"ledger": engine.ledger.state_dict()}),
             **({} if apart else _progress(engine)),
         }
         for hook in engine.hooks.of_callbacks("on_save_checkpoint"):
@@ -221,7 +236,8 @@ def read_for(engine: Engine) -> dict[str, Any]:
     own = engine.trainer.plugins.checkpoint_io
     if own is not None:
         return own.load_checkpoint(engine.job.ckpt_path, "cpu")
-    return checkpoint_format.read(engine.job.ckpt_path)
+    once_per_node = engine.place.local_rank == 0 and not engine.job.is_verified
+    return checkpoint_format.read(engine.job.ckpt_path, verify=once_per_node)
 
 
 def order_of(content: dict[str, Any], seed: int) -> tuple[int, int]:
@@ -318,6 +334,8 @@ def restore_training(engine: Engine, content: dict[str, Any]) -> Resumed | None:
         _take_from_lightning(engine, content)
         return None
     _take_ours(engine, ours)
+    if engine.ledger is not None:
+        engine.ledger.load_state_dict(ours.get("ledger") or {})
     batches, samples = ours["epoch_totals"]
     ranks = ours["ranks"]
     mine = ranks[engine.place.rank] if engine.place.rank < len(ranks) else None

@@ -16,7 +16,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import orchestrator
-from orchestrator.cli import doctor, info, jobs, manifest, replay, report, runs, submit, trace, training
+from orchestrator.cli import (
+    audit,
+    doctor,
+    info,
+    jobs,
+    manifest,
+    replay,
+    report,
+    runs,
+    submit,
+    trace,
+    training,
+)
 from orchestrator.errors import suggest
 
 if TYPE_CHECKING:
@@ -70,6 +82,7 @@ _COMMANDS: dict[str, Command] = {
     "report": report,
     "replay": replay,
     "trace": trace,
+    "audit": audit,
     "submit": submit,
     "jobs": jobs,
     "manifest": manifest,

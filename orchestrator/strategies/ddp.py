@@ -219,6 +219,13 @@ class DataParallel(GroupOfRanks):
         """Average the gradients: without the wrapper backward has not."""
         self.reduce_gradients(parameters)
 
+    def before_save(self) -> None:
+        """Let DDP make its buckets anew now where it would before its second step: a run that goes on from
+        the first has them then. Communicates.
+        """
+        if self._ddp is not None and self._ddp.reducer._rebuild_buckets():
+            self._ddp.logger.set_runtime_stats_and_log()  # which notes the order
+
     def state_dict(self) -> dict[str, Any]:
         """Return the order in which DDP has found gradients to become ready; empty before it has.
 

@@ -2,7 +2,8 @@
 
 Every forward pass is a collective, so ranks run equally many: one without a batch repeats its last with
 weight 0. The training step runs inside a wrapper whose forward it is, which is what is sharded, so the user's
-module keeps its class and its names. Checkpoints hold whole tensors and are those of any other strategy. What
+module keeps its class and its names. Checkpoints are those of any other strategy: of whole tensors, or, with
+``state_dict_type="sharded"``, a directory to which each rank writes its part. What
 cannot be sharded is refused when the module is set up; a peer that dies makes the collective raise.
 """
 
@@ -20,6 +21,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from orchestrator.errors import MisconfigurationError
+from orchestrator.strategies.fsdp_parts import FullyShardedParts
 from orchestrator.strategies.in_step import RanksInStep, Steps
 from orchestrator.strategies.sharding import refuse_manual
 from orchestrator.strategies.specs import FSDPStrategy
@@ -48,6 +50,7 @@ class FullySharded(RanksInStep):
         super().__init__(device)
         self.keeps = keeps
         self.spec = spec
+        self.dealing = FullyShardedParts(self) if spec.state_dict_type == "sharded" else None
         self.compute_dtype = compute_dtype
         self.training_step: Callable[..., Any]
         self.local_step: Callable[..., Any]
@@ -219,7 +222,8 @@ def _like(value: Any, parameter: Any) -> Any:
         and value.shape == parameter.shape
     ):
         moved = value.to(parameter.device)
-        return distribute_tensor(moved, parameter.device_mesh, parameter.placements)
+        # Every rank has read the whole, so none needs to be sent a part.
+        return distribute_tensor(moved, parameter.device_mesh, parameter.placements, src_data_rank=None)
     return value
 
 

@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from orchestrator.strategies.strategy import Dealing
+
 T = TypeVar("T")
 
 
@@ -30,6 +32,7 @@ class GroupOfRanks:
     """
 
     clips = False
+    dealing: Dealing | None = None
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -49,6 +52,9 @@ class GroupOfRanks:
         gradients = [item.grad for item in parameters if item.grad is not None]
         if gradients:
             torch._foreach_mul_(gradients, factor)
+
+    def before_save(self) -> None:
+        """Nothing is to be made ready."""
 
     def gather(self, value: T) -> list[T]:
         """Return every rank's `value`, by rank."""

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from orchestrator.strategies.strategy import Dealing
+
 T = TypeVar("T")
 
 
@@ -22,6 +24,7 @@ class Alone:
     world_size = 1
     in_step = False
     clips = False
+    dealing: Dealing | None = None
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -95,6 +98,9 @@ class Alone:
     def add_up(self, value: torch.Tensor) -> torch.Tensor:
         """The sum over one rank is what is there."""
         return value
+
+    def before_save(self) -> None:
+        """Nothing is to be made ready."""
 
     def state_dict(self) -> dict[str, Any]:
         """There is nothing to keep."""

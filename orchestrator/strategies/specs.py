@@ -111,6 +111,8 @@ class FSDPStrategy:
         reshard_after_forward: Let go of a unit's weights between forward and backward; torch's choice when
             None.
         cpu_offload: Keep shards in the memory of the host; needs GPUs.
+        state_dict_type: ``"full"`` gathers whole tensors on rank 0, which writes one file; ``"sharded"`` lets
+            each rank write its part into a directory, without gathering. Both are read by any strategy.
         process_group_backend: ``"gloo"`` or ``"nccl"``; by the device when None.
         timeout: How long a rank waits for another; `Trainer(collective_timeout_s=...)` when None.
     """
@@ -120,6 +122,7 @@ class FSDPStrategy:
     min_num_params: int | None = None
     reshard_after_forward: bool | None = None
     cpu_offload: bool = False
+    state_dict_type: str = "full"
     process_group_backend: str | None = None
     timeout: timedelta | float | None = None
 
@@ -128,6 +131,11 @@ class FSDPStrategy:
         _check_switch("FSDPStrategy", "cpu_offload", self.cpu_offload)
         if self.reshard_after_forward is not None:
             _check_switch("FSDPStrategy", "reshard_after_forward", self.reshard_after_forward)
+        if self.state_dict_type not in ("full", "sharded"):
+            raise MisconfigurationError(
+                f"FSDPStrategy(state_dict_type={self.state_dict_type!r}) is "
+                f"unknown.{suggest(self.state_dict_type, ('full', 'sharded'))} Use 'full' or 'sharded'."
+            )
         _check_backend("FSDPStrategy", self.process_group_backend)
         _check_timeout("FSDPStrategy", self.timeout)
         if not all(isinstance(item, type) for item in self.classes()):

@@ -12,7 +12,21 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch.optim import Optimizer
 
+from modules.checkpoint.shards import Part
+
 T = TypeVar("T")
+
+
+class Dealing(Protocol):
+    """What a sharded checkpoint asks of a strategy that deals tensors to ranks. Nothing here communicates."""
+
+    def state(self, module: torch.nn.Module) -> dict[str, Any]:
+        """Return the module's state dict, of tensors as this rank has them."""
+        ...
+
+    def part_of(self, item: torch.Tensor) -> Part | None:
+        """Return this rank's part of a tensor that is dealt; None of one that every rank has."""
+        ...
 
 
 class Strategy(Protocol):
@@ -29,6 +43,7 @@ class Strategy(Protocol):
             With manual optimization backward need not: `reduce_after_backward` follows each.
         optimizers: The optimizers of a fit.
         local_step: Runs it where some rank has no batch, and gradients are reduced by hand; set by `setup`.
+        dealing: How each rank takes its own parts for a checkpoint; None where rank 0 writes it whole.
     """
 
     name: str
@@ -40,6 +55,7 @@ class Strategy(Protocol):
     training_step: Callable[..., Any]
     optimizers: list[Optimizer]
     local_step: Callable[..., Any]
+    dealing: Dealing | None
 
     def setup(self, module: torch.nn.Module, *, training: bool) -> None:
         """Move the module to the device, and make it ready for training. Communicates when `training`."""
@@ -117,6 +133,10 @@ class Strategy(Protocol):
 
     def add_up(self, value: torch.Tensor) -> torch.Tensor:
         """Return the sum of every rank's `value`, on its device, without waiting. Communicates."""
+        ...
+
+    def before_save(self) -> None:
+        """Make ready for `state_dict`. Communicates."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

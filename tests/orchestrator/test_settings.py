@@ -71,6 +71,8 @@ DEFAULTS = {
     "benchmark": None,
     "detect_anomaly": False,
     "compile": None,
+    "resume": None,
+    "ledger": False,
     "start_timeout_s": 60.0,
     "collective_timeout_s": 1800.0,
     "autopsy_after_s": 10.0,
@@ -171,6 +173,8 @@ REFUSED: dict[str, tuple[list[Any], str]] = {
     "benchmark": ([1, "yes"], "Use True or False."),
     "compile": (["inductor", 1], "Use True, False, or a dictionary"),
     "sync_batchnorm": ([None, 0], "Use True or False."),
+    "resume": ([True, "last"], "Use 'auto' or None"),
+    "ledger": ([None, 1], "Use True or False."),
     "detect_anomaly": ([None, 0], "Use True or False."),
     "num_nodes": ([*_WHOLE, 0, None], "Use a whole number of at least 1."),
     "precision": (

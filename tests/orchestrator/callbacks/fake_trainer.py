@@ -4,6 +4,7 @@ files."""
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -55,8 +56,10 @@ class FakeTrainer:
         """The metrics as the Trainer gives them."""
         return {name: torch.tensor(value) for name, value in self.metrics.items()}
 
-    def save_checkpoint(self, path: str, weights_only: bool = False) -> None:
-        """Write the step and the callbacks' states, on rank 0."""
+    def save_checkpoint(
+        self, path: str, weights_only: bool = False, *, on_written: Callable[[], None] | None = None
+    ) -> None:
+        """Write the step and the callbacks' states, on rank 0, at once."""
         if self.fails:
             raise OSError("disk full")
         self.saved.append(path)
@@ -69,6 +72,8 @@ class FakeTrainer:
             )  # replaces the file as the real one does: it may have a second name
             unfinished.write_text(json.dumps(content))
             unfinished.replace(path)
+            if on_written is not None:
+                on_written()
 
     def call(self, hook: str, *arguments: Any) -> None:
         """Call a hook of each callback."""

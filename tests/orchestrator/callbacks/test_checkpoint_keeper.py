@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 import yaml
 
 from orchestrator.callbacks import ModelCheckpoint
+from orchestrator.checkpoint.writer import failure
 from orchestrator.loggers import CSVLogger, TensorBoardLogger
 from tests.orchestrator.callbacks.fake_trainer import FakeTrainer, fit, steps_saved
 
@@ -324,9 +326,9 @@ def test_the_state_in_a_checkpoint_tells_of_the_checkpoint_itself(tmp_path: Path
     states: list[dict[str, Any]] = []
 
     class Trainer(FakeTrainer):
-        def save_checkpoint(self, path: str, weights_only: bool = False) -> None:
+        def save_checkpoint(self, path: str, weights_only: bool = False, **options: Any) -> None:
             states.append(self.callbacks[0].state_dict())
-            super().save_checkpoint(path, weights_only)
+            super().save_checkpoint(path, weights_only, **options)
 
     trainer = Trainer(tmp_path, ModelCheckpoint(tmp_path, monitor="v", save_last=True))
     trainer.start()
@@ -355,3 +357,102 @@ def test_the_best_can_be_written_as_yaml(tmp_path: Path) -> None:
     for name in ("best_k_models.yaml", "own.yaml"):
         found = yaml.safe_load((tmp_path / name).read_text())
         assert found == {str(tmp_path / f"epoch={n}-step={4 * n + 4}.ckpt"): float(n + 1) for n in range(2)}
+
+
+# ---------------------------------------------------------------- saves that are on their way
+
+
+class Behind(FakeTrainer):
+    """Whose saves are complete only when `write` is called, and fail with `error`."""
+
+    def __init__(self, root: Path, *callbacks: Any, **changes: Any) -> None:
+        super().__init__(root, *callbacks, **changes)
+        self.error: BaseException | None = None
+
+    def save_checkpoint(self, path: str, weights_only: bool = False, **options: Any) -> Any:
+        if self.error is None:
+            super().save_checkpoint(path, weights_only, **options)
+        return SimpleNamespace(path=path, error=self.error, wait=lambda: None)
+
+
+def full() -> BaseException:
+    """A full disk."""
+    return failure("x.ckpt", OSError(28, "full"))
+
+
+def test_a_save_that_failed_behind_training_is_taken_back(tmp_path: Path) -> None:
+    """At the next save, or at the end, the attributes tell of what is there; another failure is raised."""
+    checkpoint = ModelCheckpoint(tmp_path, monitor="v", save_last=True, save_top_k=2)
+    trainer = Behind(tmp_path, checkpoint)
+    trainer.start()
+    trainer.epoch(v=3)
+    trainer.error = full()
+    trainer.epoch(v=1)
+    trainer.error = None
+    trainer.epoch(v=2)
+    trainer.end()
+    assert set(map(float, checkpoint.best_k_models.values())) == {2.0, 3.0}
+    assert checkpoint.best_model_score == 2.0
+    assert all(Path(path).exists() for path in (*checkpoint.best_k_models, checkpoint.last_model_path))
+    trainer.error = failure("x.ckpt", OSError(13, "no"))
+    trainer.epoch(v=0)
+    with pytest.raises(OSError, match="Permission denied"):
+        trainer.end()
+    assert checkpoint.best_model_score == 2.0
+
+
+class Ranks:
+    """Gives a rank the values of the others, as they are listed."""
+
+    def __init__(self, *others: Any) -> None:
+        self.others = list(others)
+
+    def gather(self, value: Any) -> list[Any]:
+        return [*self.others, value]
+
+
+def test_all_ranks_take_back_what_failed_on_one(tmp_path: Path) -> None:
+    """A rank that wrote nothing, and one that came in another's place, note what the others do."""
+    states = []
+    for replaced in (False, True):
+        checkpoint = ModelCheckpoint(tmp_path, monitor="v")
+        trainer = Behind(tmp_path, checkpoint, world_size=2, global_rank=1, strategy=None)
+        trainer.start()
+        trainer.epoch(v=3)
+        trainer.strategy = Ranks((None, None))
+        trainer.epoch(v=2)
+        before = checkpoint._before
+        if replaced:
+            state = checkpoint.state_dict()
+            checkpoint = ModelCheckpoint(tmp_path, monitor="v")
+            trainer.callbacks = [checkpoint]
+            trainer.start()
+            checkpoint.load_state_dict(state)
+            assert checkpoint._is_behind
+        trainer.strategy = Ranks((full(), before))
+        checkpoint._finish(trainer)  # type: ignore[arg-type]
+        assert checkpoint.best_model_score == 3.0
+        states.append({**checkpoint.state_dict(), "last_saved_step": 0})
+    assert states[0] == states[1]
+
+
+def test_a_checkpoint_that_was_lost_with_its_process_is_forgotten(tmp_path: Path) -> None:
+    """A run that goes on from another callback's checkpoint knows only of files that are there."""
+    checkpoint = ModelCheckpoint(tmp_path, monitor="v", save_top_k=2)
+    trainer = Behind(tmp_path, checkpoint)
+    trainer.start()
+    trainer.epoch(v=3)
+    trainer.epoch(v=2)
+    state = checkpoint.state_dict()
+    assert state["is_behind"]
+    Path(checkpoint.best_model_path).unlink()
+    again = ModelCheckpoint(tmp_path, monitor="v", save_top_k=2)
+    trainer = Behind(tmp_path, again)
+    trainer.start()
+    again.load_state_dict(state)
+    trainer.global_step = 12
+    with pytest.warns(UserWarning, match="the process that wrote it was lost. The one before it stays"):
+        trainer.epoch(v=4)
+    trainer.end()
+    assert sorted(map(float, again.best_k_models.values())) == [3.0, 4.0]
+    assert all(Path(path).exists() for path in again.best_k_models)
