@@ -57,7 +57,9 @@ class Place:
 
     Attributes:
         rank: This process among all.
-        world_size: Processes.
+        world_size: Ranks: processes, or logical ranks where there are such.
+        logical_ranks: How many share the mathematics under ``strategy="elastic"``; None under others.
+        grouped: There is a process group.
         local_rank: This process among those of its node.
         node_rank: Its node among all.
         num_nodes: Nodes.
@@ -74,6 +76,8 @@ class Place:
 
     rank: int = 0
     world_size: int = 1
+    logical_ranks: int | None = None
+    grouped: bool = False
     local_rank: int = 0
     node_rank: int = 0
     num_nodes: int = 1
