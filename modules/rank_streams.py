@@ -1,15 +1,15 @@
-"""The batches of several ranks as one stream, in an order that is given: for a process that trains for several.
+"""The batches of several ranks as one stream, in a given order: for a process that trains for several.
 
 A DataLoader is read by one copy of it, so it has one pool of worker processes however many ranks read; its
-batch sampler takes the next batch of whichever rank's turn it is. Other readers are read side by side. What is
-read is what each rank would read by itself. The order must ask no rank for more batches than it has.
+batch sampler takes the next batch of whichever rank's turn it is. Other readers are read side by side. What
+is read is what each rank would read by itself. The order must ask no rank for more batches than it has.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 from torch.utils.data import DataLoader, Sampler
 
@@ -52,12 +52,11 @@ class RankStreams:
         self.readers = list(readers)
         self._pooled: DataLoader[Any] | None = None
         loaders = [reader.dataloader for reader in self.readers if isinstance(reader, RankLoader)]
-        if len(loaders) == len(self.readers) and all(
-            item is not None and not is_stream(item) for item in loaders
-        ):
-            first = cast("DataLoader[Any]", loaders[0])
+        known = [item for item in loaders if item is not None and not is_stream(item)]
+        if len(known) == len(self.readers):
+            first = known[0]
             slot = "sampler" if first.batch_sampler is None else "batch_sampler"
-            self._turns = _Turns([getattr(loader, slot) for loader in loaders])
+            self._turns = _Turns([getattr(loader, slot) for loader in known])
             self._pooled = copy_with(first, {slot: self._turns, **keyed_collate(first, seed)})
 
     def start_epoch(self, epoch: int) -> None:

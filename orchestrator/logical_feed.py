@@ -1,9 +1,9 @@
 """The training data of a process that hosts several logical ranks, in the order in which they run.
 
-The loop is driven by the first hosted logical rank; where it closes an accumulation window the others' batches
-of that window come, one logical rank after the other. Which batches there are, and how many samples each has,
-is known beforehand and the same for any layout. Reading and transfer run under generators that are keyed to
-the logical rank and the batch.
+The loop is driven by the first hosted logical rank; where it closes an accumulation window the others'
+batches of that window come, one logical rank after the other. Which batches there are, and how many samples
+each has, is known beforehand and the same for any layout. Reading and transfer run under generators that are
+keyed to the logical rank and the batch.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The logical ranks of one process: which one runs, the random numbers that each draws, and what is refused.
 
 All random generators are set from a key before anything that draws: reading, transfer hooks and each training
-or evaluation step of a logical rank, and what a process does once for all of them. A key says where in the run
-it is, and never which process it is. What cannot give the same results on any number of processes is a
+or evaluation step of a logical rank, and what a process does once for all of them. A key says where in the
+run it is, and never which process it is. What cannot give the same results on any number of processes is a
 `MisconfigurationError` before the first step.
 """
 
@@ -144,15 +144,15 @@ class LogicalRanks:
         module, name = engine.module, type(engine.module).__qualname__
         if not module.automatic_optimization:
             raise MisconfigurationError(
-                f"Trainer(strategy='elastic'): {name} optimises by hand (automatic_optimization=False), so the "
-                "gradients of logical ranks cannot be added up between its steps. Use automatic optimization, "
-                "or strategy='ddp'."
+                f"Trainer(strategy='elastic'): {name} optimises by hand (automatic_optimization=False), so "
+                "the gradients of logical ranks cannot be added up between its steps. Use automatic "
+                "optimization, or strategy='ddp'."
             )
         for optimizer in engine.optimizers:
             if needs_closure(optimizer):
                 raise MisconfigurationError(
-                    f"Trainer(strategy='elastic'): {type(optimizer).__name__} runs the training step within its "
-                    "own step. Use another optimizer, or strategy='ddp'."
+                    f"Trainer(strategy='elastic'): {type(optimizer).__name__} runs the training step within "
+                    "its own step. Use another optimizer, or strategy='ddp'."
                 )
         for path, layer in module.named_modules():
             if isinstance(layer, nn.SyncBatchNorm):
@@ -171,15 +171,15 @@ class LogicalRanks:
         total, plan = self._strategy.world_size, reader.plan
         if plan is None:
             raise MisconfigurationError(
-                f"Trainer(strategy='elastic'): the {kind} data, a {type(reader.source).__qualname__}, does not "
-                "say beforehand which samples it has (iterable-style, or dealt by itself), so logical ranks "
-                "could not move between processes. Use a map-style data set, or strategy='ddp'."
+                f"Trainer(strategy='elastic'): the {kind} data, a {type(reader.source).__qualname__}, does "
+                "not say beforehand which samples it has (iterable-style, or dealt by itself), so logical "
+                "ranks could not move between processes. Use a map-style data set, or strategy='ddp'."
             )
         if kind == "train" and plan.num_batches and 0 in plan.sizes(0):
             samples = plan.samples_before(plan.num_batches)
             raise MisconfigurationError(
-                f"Trainer(strategy='elastic'): an epoch has {samples} samples, dealt to {total} logical ranks, "
-                "so some would have none. Use fewer logical ranks, smaller batches, or more data."
+                f"Trainer(strategy='elastic'): an epoch has {samples} samples, dealt to {total} logical "
+                "ranks, so some would have none. Use fewer logical ranks, smaller batches, or more data."
             )
 
     def check_alike(self) -> None:

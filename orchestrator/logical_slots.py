@@ -1,10 +1,10 @@
-"""What is logged where one process trains for several logical ranks: each has slots and metric states of its own.
+"""What is logged where one process hosts several logical ranks: each has slots and metrics of its own.
 
 The process *runs as* one of them at a time: then `self.log` and the module's metric objects are that rank's.
-Between steps it is at home: in the process that hosts logical rank 0 that is logical rank 0, elsewhere a place
-whose values count nowhere, so that what hooks log and count is logical rank 0's, whoever hosts it. Values are
-reduced in the order of logical ranks, so they do not depend on who hosts which. Nothing here waits for a
-device; `gather` communicates.
+Between steps it is at home: in the process that hosts logical rank 0 that is logical rank 0, elsewhere a
+place whose values count nowhere, so that what hooks log and count is logical rank 0's, whoever hosts it.
+Values are reduced in the order of logical ranks, so they do not depend on who hosts which. Nothing here waits
+for a device; `gather` communicates.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """One optimizer step of all the logical ranks that a process hosts.
 
-The loop runs the first logical rank's batches. Where they close a window, each other logical rank runs its own
-batches of the window, from the same buffers and with random numbers of its own; then gradients, counts and
-buffers are exchanged once, and the optimizer steps as ever. What a step is made of is `orchestrator.step`'s.
+The loop runs the first logical rank's batches. Where they close a window, each other logical rank runs its
+own batches of the window, from the same buffers and with random numbers of its own; then gradients, counts
+and buffers are exchanged once, and the optimizer steps as ever. What a step is made of is
+`orchestrator.step`'s.
 """
 
 from __future__ import annotations

@@ -175,6 +175,7 @@ def build_zero_grad(parts: StepParts) -> Callable[[int], None]:
 
 
 def build_forward_backward(parts: StepParts) -> Step:
+    """Return what runs a batch forward and backward, and opens the window where it is the first."""
     module, strategy, slots, hooks, window = (
         parts.module,
         parts.strategy,

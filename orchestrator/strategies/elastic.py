@@ -1,11 +1,11 @@
 """Logical ranks: the mathematics of V ranks, hosted by any number of processes, to the same bits.
 
-Each process computes the gradients of the logical ranks that it hosts, one after the other; they are summed in
-one fixed tree (`cluster.tree_reduce`), so the sum does not depend on who hosts what. Every logical rank begins
-a step with the same buffers, and afterwards all have logical rank 0's. What else must be alike rides along in
-one small vector in which each number comes from one process, so that adding it up loses nothing. A module
-whose training step depends on more than weights, buffers, batch and random numbers is not reproduced. A peer
-that is gone makes the exchange raise.
+Each process computes the gradients of the logical ranks that it hosts, one after the other; they are summed
+in one fixed tree (`cluster.tree_reduce`), so the sum does not depend on who hosts what. Every logical rank
+begins a step with the same buffers, and afterwards all have logical rank 0's. What else must be alike rides
+along in one small vector in which each number comes from one process, so that adding it up loses nothing. A
+module whose training step depends on more than weights, buffers, batch and random numbers is not reproduced.
+A peer that is gone makes the exchange raise.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class Elastic(GroupOfRanks):
         self._buffers.put_back()
 
     def end_rank(self, rank: int) -> None:
-        """Take the gradients of a logical rank whose batches of the step have run; parameters have none then."""
+        """Take the gradients of a logical rank whose batches have run; parameters have none afterwards."""
         assert self._gradients is not None and self._buffers is not None
         self._gradients.take(rank)
         if rank == 0 and len(self.hosted) > 1:
@@ -310,8 +310,8 @@ class Elastic(GroupOfRanks):
         for key, what, advice in _MUST_AGREE:
             if key in state and state[key] != own[key]:
                 raise MisconfigurationError(
-                    f"The checkpoint was written by a run with {what} {state[key]}, and this one has {own[key]}: "
-                    f"it could not go on to the same bits. {advice.format(state[key])}"
+                    f"The checkpoint was written by a run with {what} {state[key]}, and this one has "
+                    f"{own[key]}: it could not go on to the same bits. {advice.format(state[key])}"
                 )
 
 
@@ -412,7 +412,7 @@ def _shaped(part: Tensor, parameter: nn.Parameter) -> Tensor:
 
 
 class _Buffers:
-    """The module's buffers: the same for every logical rank when a step begins, logical rank 0's when it ends.
+    """The module's buffers: alike for all logical ranks when a step begins, logical rank 0's at its end.
 
     Args:
         module: Whose.

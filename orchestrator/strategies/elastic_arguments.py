@@ -31,8 +31,8 @@ def check_elastic(settings: Settings, spec: ElasticStrategy, processes: int) -> 
         value = getattr(spec, name)
         if value is not None and value > total:
             raise MisconfigurationError(
-                f"ElasticStrategy({name}={value}) with {total} logical ranks: a worker hosts at least one. Use "
-                f"at most {total}, or more logical_ranks."
+                f"ElasticStrategy({name}={value}) with {total} logical ranks: a worker hosts at least one. "
+                f"Use at most {total}, or more logical_ranks."
             )
     if spec.min_workers > processes:
         raise MisconfigurationError(
@@ -46,8 +46,8 @@ def check_elastic(settings: Settings, spec: ElasticStrategy, processes: int) -> 
         )
     if settings.sync_batchnorm:
         raise MisconfigurationError(
-            "Trainer(strategy='elastic', sync_batchnorm=True): synchronised layers meet other processes within "
-            "a step. Leave sync_batchnorm out: statistics are logical rank 0's; or use strategy='ddp'."
+            "Trainer(strategy='elastic', sync_batchnorm=True): synchronised layers meet other processes "
+            "within a step. Leave sync_batchnorm out: statistics are logical rank 0's; or use strategy='ddp'."
         )
     if not settings.use_distributed_sampler:
         raise MisconfigurationError(

@@ -61,8 +61,8 @@ _REFUSED = {
 def parse_strategy(value: Any) -> tuple[str, Spec | None, str]:
     """Return what ``Trainer(strategy=value)`` means: (name, spec, note).
 
-    The name is auto, single, ddp, fsdp, deepspeed or elastic; the spec is None for auto; the note is what the plan
-    adds about a name that means something else in Lightning, or an empty string.
+    The name is auto, single, ddp, fsdp, deepspeed or elastic; the spec is None for auto; the note is what the
+    plan adds about a name that means something else in Lightning, or an empty string.
 
     Raises:
         MisconfigurationError: There is no such strategy, or it cannot run.
@@ -92,8 +92,8 @@ def parse_strategy(value: Any) -> tuple[str, Spec | None, str]:
         )
     raise MisconfigurationError(
         f"Trainer(strategy={value!r}) is unknown.{suggest(value, NAMES)} "
-        "Use 'auto', 'single', 'ddp', 'fsdp', 'deepspeed', 'elastic', or one of orchestrator.strategies, such as "
-        "DDPStrategy(...)."
+        "Use 'auto', 'single', 'ddp', 'fsdp', 'deepspeed', 'elastic', or one of orchestrator.strategies, "
+        "such as DDPStrategy(...)."
     )
 
 

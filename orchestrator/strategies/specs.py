@@ -232,7 +232,8 @@ class ElasticStrategy:
             if value is not None and self.logical_ranks is not None and value > self.logical_ranks:
                 raise MisconfigurationError(
                     f"ElasticStrategy(logical_ranks={self.logical_ranks}, {name}={value}): a worker hosts at "
-                    f"least one logical rank. Use at most {self.logical_ranks} workers, or more logical ranks."
+                    f"least one logical rank. Use at most {self.logical_ranks} workers, or more logical "
+                    "ranks."
                 )
         _check_backend("ElasticStrategy", self.process_group_backend)
         _check_timeout("ElasticStrategy", self.timeout)
