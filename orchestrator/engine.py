@@ -103,6 +103,7 @@ class Engine:
             grouped = trainer.plan.on_group or trainer.plan.launched is not None
             place = replace(place, world_size=logical_ranks, logical_ranks=logical_ranks, grouped=grouped)
         self.place = place
+        self._loggers = trainer.loggers
         if place.rank > 0:
             trainer.loggers = [DummyLogger(logger) for logger in trainer.loggers]
         self.state = trainer.state
@@ -339,6 +340,10 @@ class Engine:
 
     # ---------------------------------------------------------------- preparations
 
+    def lead(self) -> None:
+        """Be the first process from now on, which logs: the one before is lost."""
+        self.trainer.loggers = self._loggers
+
     def fold_seed(self) -> None:
         """Give every rank but the first its own random stream; rank 0 goes on with the driver's.
 
@@ -453,7 +458,7 @@ class Engine:
 
     def show(self, stage: str, batch: int, total: int | None, *, done: bool = False) -> None:
         """Send a progress record to the display."""
-        if self._show is None:
+        if self._show is None or not self.is_global_zero:
             return
         self._show(
             ProgressRecord(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator import validation_schedule as validation
 from orchestrator.callbacks.timer import has_timer
+from orchestrator.elastic_recovery import ElasticRecovery
 from orchestrator.feed import Feed, ReadingState, make_feed
 from orchestrator.fit_validation import FitValidation
 from orchestrator.foreign import meets_ranks, watches_metrics
@@ -37,7 +38,9 @@ class TrainingLoop:
         self.state = engine.state
         self.recovers = can_recover(engine)
         self.feed = engine.feed = self.make_feed()
-        self.recovery = Recovery(engine) if self.recovers else None
+        self.recovery: Recovery | None = None
+        if self.recovers:
+            self.recovery = Recovery(engine) if engine.logical is None else ElasticRecovery(engine)
         self.loaded_for = engine.state.epoch
         self.manual = engine.manual
         self.schedulers = SchedulerSteps(engine)

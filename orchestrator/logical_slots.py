@@ -71,6 +71,12 @@ class MetricStates:
             for place, metric in enumerate(self._metrics):
                 _put(metric, None if saved is None else saved[place])
 
+    def reset(self) -> None:
+        """Let the objects forget what they hold now."""
+        with torch.inference_mode(False):
+            for metric in self._metrics:
+                metric.reset()
+
     def drop(self, ranks: Iterable[int]) -> None:
         """Forget ranks."""
         for rank in ranks:
@@ -175,6 +181,11 @@ class LogicalSlots(LogSlots):
         """Forget all values of all logical ranks, and reset their metric objects that were logged."""
         for _ in self._each((*self.hosted, NOWHERE)):
             super().clear()
+
+    def reset_metrics(self) -> None:
+        """Reset all metric objects of all logical ranks."""
+        for _ in self._each((*self.hosted, NOWHERE)):
+            self._states.reset()
 
     # ---------------------------------------------------------------- checkpoints
 

@@ -10,7 +10,7 @@ A peer that is gone makes the exchange raise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -34,7 +34,6 @@ class Elastic(GroupOfRanks):
         logical_ranks: V.
         grouped: There is a process group; else this process hosts all.
         threads: Intra-op threads to compute with; None leaves them.
-        joins: This process comes to a run that has begun: its layout is made in `lay_out`.
 
     Attributes:
         rank: This process among those that are there.
@@ -42,8 +41,9 @@ class Elastic(GroupOfRanks):
         world_size: V.
         layout: Which process hosts which logical ranks.
         hosted: Those that this process hosts, ascending.
-        told: What this process was told that all must hear of; a whole number, which grows.
-        heard: After a step, the least that any process was told.
+        news: What the driver has told this process, by name; an invitation to another process group has its
+            number first.
+        heard: After a step, the newest such number that every process was told.
         seconds: What this process has computed for its logical ranks in this step; shared in the exchange.
         times: After a step, that of each process.
     """
@@ -58,7 +58,6 @@ class Elastic(GroupOfRanks):
         logical_ranks: int,
         grouped: bool,
         threads: int | None = None,
-        joins: bool = False,
     ) -> None:
         self.device = device
         self.before_meeting: Callable[[], None] | None = None
@@ -68,7 +67,8 @@ class Elastic(GroupOfRanks):
         self.optimizers: list[torch.optim.Optimizer] = []
         self.training_step: Callable[..., Any]
         self.local_step: Callable[..., Any]
-        self.told = self.heard = 0
+        self.news: Mapping[str, Any] = {}
+        self.heard = 0
         self.seconds = 0.0
         self.times: list[float] = []
         self._threads = threads
@@ -81,19 +81,17 @@ class Elastic(GroupOfRanks):
         self.take_place()
         self.layout: Layout = ()
         self.hosted: tuple[int, ...] = ()
-        if not joins:
-            self.lay_out(spread(logical_ranks, self.processes))
+        self.lay_out(spread(logical_ranks, self.processes))
 
     def take_place(self) -> None:
         """Note which process this is in the process group as it is now."""
-        self.rank = dist.get_rank() if self.grouped else 0
-        self.processes = dist.get_world_size() if self.grouped else 1
+        there = self.grouped and dist.is_initialized()  # who comes to a run forms the group when it is ready
+        self.rank = dist.get_rank() if there else 0
+        self.processes = dist.get_world_size() if there else 1
 
     def lay_out(self, layout: Layout) -> None:
         """Host what this layout says from now on."""
         self.layout, self.hosted = layout, layout[self.rank]
-        if self._module is not None and self._gradients is not None:
-            self._gradients = _Gradients(self._module, self)
 
     def layout_after(self, before: Sequence[Sequence[int]]) -> Layout:
         """Return the layout that follows from what each process that is there hosts."""
@@ -111,7 +109,7 @@ class Elastic(GroupOfRanks):
         self.training_step = self.local_step = getattr(module, "training_step", None)  # type: ignore[assignment]
         self._module = module
         if training:
-            self._gradients = _Gradients(module, self) if self.layout else None
+            self._gradients = _Gradients(module, self)
             self._buffers = _Buffers(module)
 
     def teardown(self) -> None:
@@ -176,13 +174,14 @@ class Elastic(GroupOfRanks):
         first = self.rank == 0
         changed = buffers.changed() if first else [0.0] * len(buffers.all)
         mine = self.rank, self.processes
+        invited = self.news["invitation"][0] if "invitation" in self.news else 0
         shared = self._add_up(
             [
                 self._counts,
                 [float(self._counts_in_use)],
                 gradients.present(),
                 changed,
-                _alone(self.told, *mine),
+                _alone(invited, *mine),
                 _alone(self.seconds, *mine),
             ]
         )

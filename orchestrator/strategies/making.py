@@ -25,7 +25,6 @@ def make_strategy(settings: Settings, place: Place, precision: Precision) -> Str
             logical_ranks=place.logical_ranks,
             grouped=place.grouped,
             threads=settings.threads_per_worker or 1,
-            joins=place.joins,
         )
     if place.world_size == 1:
         return Alone(place.device)
