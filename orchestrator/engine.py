@@ -260,7 +260,7 @@ class Engine:
                 self._configure_optimizers()
             self._to_resume = checkpoint
         if self.logical is not None:
-            self.logical.check(fn)
+            self.logical.check_alike()
         if self.instruments is not None:
             self.instruments.install(self)
 

@@ -123,17 +123,6 @@ class LogicalRanks:
 
     # ---------------------------------------------------------------- what is refused
 
-    def check(self, fn: str) -> None:
-        """Refuse what cannot be trained by logical ranks, before anything has been computed. Communicates.
-
-        Raises:
-            MisconfigurationError: Something cannot.
-        """
-        if fn == "fit":
-            self.refuse_module()
-        if not self._engine.place.joins:
-            self.check_alike()
-
     def refuse_module(self) -> None:
         """Refuse a module that cannot be trained by logical ranks.
 
@@ -183,11 +172,14 @@ class LogicalRanks:
             )
 
     def check_alike(self) -> None:
-        """Check that all processes compute with as many threads and the same CPU capability. Communicates.
+        """Check that all processes compute with as many threads and the same CPU capability; one that comes
+        later is checked when it meets them. Communicates.
 
         Raises:
             MisconfigurationError: They do not.
         """
+        if self._engine.place.joins:
+            return
         own = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
         found = self._strategy.gather(own)
         if len(set(found)) > 1:
