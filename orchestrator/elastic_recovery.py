@@ -21,6 +21,7 @@ from modules.rng_mark import put
 from orchestrator.logical_slots import LogicalSlots
 from orchestrator.private_state import PrivateState, dumps, loads
 from orchestrator.recovery import BatchEnd, Hook, Recovery, _Known, _Place
+from orchestrator.relief import STEPS, relieved_shares
 from orchestrator.standpoint import Standpoint, go_back_to
 from orchestrator.step_parts import visible
 from orchestrator.strategies.elastic import Elastic
@@ -51,6 +52,10 @@ class ElasticRecovery(Recovery):
         self._elastic = cast(Elastic, engine.strategy)
         self._elastic.news = engine.place.told
         self._moves = False
+        self._stays = False
+        self._shares: list[int] | None = None  # that processes are to host
+        self._times: list[list[float]] = []
+        self._timed = -1
 
     def is_loss(self, error: BaseException) -> bool:
         """Whether an exception says that the process group is another from here on."""
@@ -64,15 +69,43 @@ class ElasticRecovery(Recovery):
             Moves: All have.
         """
         super().end_batch(hooks, end)
-        if self._elastic.heard > self._peers.generation and self._here is not None and self._stands:
+        if self._here is None or not self._stands:
+            return
+        if self._elastic.heard > self._peers.generation:
             self._elastic.barrier()  # nobody leaves while another has yet to get what was sent
             self._moves = True
+            raise Moves
+        self._look_at_times()
+
+    def _look_at_times(self) -> None:
+        """Relieve slow processes, where all have found that this gains.
+
+        Raises:
+            Moves: It does.
+        """
+        strategy, state = self._elastic, self._engine.state
+        if state.windows == self._timed or strategy.processes == 1:
+            return
+        self._timed = state.windows
+        self._times = [*self._times[1 - STEPS :], strategy.times]
+        hosted = [len(own) for own in strategy.layout]
+        self._shares = relieved_shares(self._times, hosted)
+        if self._shares is not None:
+            self._engine.say(
+                f"Step {state.global_step}: processes take {_seconds(strategy.times)} for {hosted} logical "
+                f"ranks, and get {self._shares} from here on."
+            )
+            self._stays = True
             raise Moves
 
     def _arrives(self) -> bool:
         return False  # who comes makes itself ready first, so that nobody waits for that
 
     def _rejoin(self) -> None:
+        if self._stays:  # only logical ranks move
+            self._stays = False
+            return
+        self._shares = None
         if self._moves:
             self._moves = False
             generation, members = cast("tuple[int, tuple[int, ...]]", self._engine.place.told[INVITATION])
@@ -114,7 +147,8 @@ class ElasticRecovery(Recovery):
                     left = BatchEnd(has_batch=False, index=index, hook=hook)
                 place = _Place(target, loads(self._taken["own"]), left=left)
         assert place is not None
-        strategy.lay_out(strategy.layout_after(_claims([hosted for _, hosted in found])))
+        shares, self._shares, self._times = self._shares, None, []
+        strategy.lay_out(strategy.layout_after(_claims([hosted for _, hosted in found]), shares))
         slots = cast(LogicalSlots, engine.train_slots)
         slots.host(strategy.hosted)
         slots.reset_metrics()
@@ -223,6 +257,10 @@ class ElasticRecovery(Recovery):
             if callbacks[item.state_key]:
                 item.load_state_dict(callbacks[item.state_key])
         put(own.random)
+
+
+def _seconds(times: Sequence[float]) -> str:
+    return ", ".join(f"{item:.2f} s" for item in times)
 
 
 def _claims(hosted: list[tuple[int, ...]]) -> list[tuple[int, ...]]:

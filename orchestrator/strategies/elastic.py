@@ -93,9 +93,9 @@ class Elastic(GroupOfRanks):
         """Host what this layout says from now on."""
         self.layout, self.hosted = layout, layout[self.rank]
 
-    def layout_after(self, before: Sequence[Sequence[int]]) -> Layout:
-        """Return the layout that follows from what each process that is there hosts."""
-        return relay(before, self.world_size)
+    def layout_after(self, before: Sequence[Sequence[int]], shares: Sequence[int] | None = None) -> Layout:
+        """Return the layout that follows from what each process that is there hosts, with so many each."""
+        return relay(before, self.world_size, shares)
 
     # ---------------------------------------------------------------- setting up
 
