@@ -146,8 +146,8 @@ class Dispatch:
         while self._runs or self._polls:
             self._wait(deadline)
             self._admit(payload)
-            if self._results:
-                self._dismiss()
+            if self._results:  # it comes too late
+                self._dismiss(invited=True)
             if self._recovers and self._recover(payload):
                 deadline = None
             elif self._failures:
@@ -216,10 +216,9 @@ class Dispatch:
         """Whether a rank was taken in and has not met the others yet."""
         return rank is not None and rank == self._joiner and rank not in self._members.present
 
-    def _dismiss(self) -> None:
-        """Do without the one that is coming, if any."""
-        if self._is_coming(self._joiner):
-            assert self._joiner is not None
+    def _dismiss(self, *, invited: bool = False) -> None:
+        """Do without the one that is coming, if any; also where the others were `invited` to it already."""
+        if self._joiner is not None and (invited or self._is_coming(self._joiner)):
             self._forget(self._joiner)
             self._members.dismiss(self._joiner)
             self._joiner = None

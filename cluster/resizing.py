@@ -118,6 +118,8 @@ class ResizableRoster(Roster):
 
     def dismiss(self, number: int) -> None:
         """End who was given a number and is not taken in; its place is asked for again."""
+        if number in self.present:
+            self.present.remove(number)
         self._fence(number)
 
     def end(self) -> None:

@@ -20,6 +20,9 @@ from torch import Tensor
 
 from cluster.layout import Layout, grow, subtrees
 
+# Named anew in torch 2.13; builds before it know the older name alone.
+_gather_chunks: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreePlan:
@@ -150,7 +153,7 @@ class TreeSum:
             group=self._group,
         )
         part = merged(received.view(sum(counts), chunk), self._plan).div_(divisor)
-        dist.all_gather_into_tensor(total, part, group=self._group)
+        _gather_chunks(total, part, group=self._group)
         return total[: self._size]
 
     def _give_back(self, vector: Tensor) -> None:

@@ -123,8 +123,10 @@ class ElasticRecovery(Recovery):
         strategy.take_place()
         self._take_rank()
         here = self._here
-        found = strategy.gather((None, ()) if here is None else (here.at, strategy.hosted))
-        standpoints: list[Standpoint | None] = [at for at, _ in found]
+        own_ranks: tuple[int, ...] = () if here is None else strategy.hosted
+        found = strategy.gather((None if here is None else here.at, own_ranks, strategy.alike()))
+        strategy.refuse_unlike([item for _, _, item in found])
+        standpoints: list[Standpoint | None] = [at for at, _, _ in found]
         target = go_back_to(standpoints)
         if target is None:
             raise RunLost("All processes were lost at once, and with them what only they knew.")
@@ -148,7 +150,7 @@ class ElasticRecovery(Recovery):
                 place = _Place(target, loads(self._taken["own"]), left=left)
         assert place is not None
         shares, self._shares, self._times = self._shares, None, []
-        strategy.lay_out(strategy.layout_after(_claims([hosted for _, hosted in found]), shares))
+        strategy.lay_out(strategy.layout_after(_claims([hosted for _, hosted, _ in found]), shares))
         slots = cast(LogicalSlots, engine.train_slots)
         slots.host(strategy.hosted)
         slots.reset_metrics()

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from modules import rng
@@ -180,11 +179,4 @@ class LogicalRanks:
         """
         if self._engine.place.joins:
             return
-        own = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
-        found = self._strategy.gather(own)
-        if len(set(found)) > 1:
-            raise MisconfigurationError(
-                f"Trainer(strategy='elastic'): processes compute with (threads, CPU capability) {found}, so "
-                "bits would depend on who hosts which logical rank. Set threads_per_worker, and "
-                "ATEN_CPU_CAPABILITY to the least of all machines."
-            )
+        self._strategy.refuse_unlike(self._strategy.gather(self._strategy.alike()))

@@ -16,11 +16,11 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from cluster.layout import Layout, relay, spread
-from cluster.tree_reduce import TreePlan, TreeSum
 from orchestrator.errors import MisconfigurationError
+from orchestrator.strategies.logical_buffers import LogicalBuffers
+from orchestrator.strategies.logical_gradients import LogicalGradients, trainable
 from orchestrator.strategies.ranks import GroupOfRanks
 
 T = TypeVar("T")
@@ -74,8 +74,8 @@ class Elastic(GroupOfRanks):
         self._threads = threads
         self._threads_before: int | None = None
         self._module: nn.Module | None = None
-        self._gradients: _Gradients | None = None
-        self._buffers: _Buffers | None = None
+        self._gradients: LogicalGradients | None = None
+        self._buffers: LogicalBuffers | None = None
         self._counts: list[float] = []
         self._counts_in_use = False
         self.take_place()
@@ -97,6 +97,23 @@ class Elastic(GroupOfRanks):
         """Return the layout that follows from what each process that is there hosts, with so many each."""
         return relay(before, self.world_size, shares)
 
+    def alike(self) -> tuple[int, str]:
+        """Return what bits depend on beside the mathematics: intra-op threads, and the CPU's capability."""
+        return torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
+
+    def refuse_unlike(self, found: Sequence[tuple[int, str]]) -> None:
+        """Refuse processes that compute differently, from what `alike` returned in each.
+
+        Raises:
+            MisconfigurationError: They do.
+        """
+        if len(set(found)) > 1:
+            raise MisconfigurationError(
+                f"Trainer(strategy='elastic'): processes compute with (threads, CPU capability) "
+                f"{list(found)}, so bits would depend on who hosts which logical rank. Set "
+                "threads_per_worker, and ATEN_CPU_CAPABILITY to the least of all machines."
+            )
+
     # ---------------------------------------------------------------- setting up
 
     def setup(self, module: nn.Module, *, training: bool) -> None:
@@ -109,8 +126,8 @@ class Elastic(GroupOfRanks):
         self.training_step = self.local_step = getattr(module, "training_step", None)  # type: ignore[assignment]
         self._module = module
         if training:
-            self._gradients = _Gradients(module, self)
-            self._buffers = _Buffers(module)
+            self._gradients = self._make_gradients(module)
+            self._buffers = LogicalBuffers(module)
 
     def teardown(self) -> None:
         """Undo `setup`."""
@@ -121,8 +138,8 @@ class Elastic(GroupOfRanks):
 
     def follow(self, module: nn.Module) -> bool:
         """Take note of parameters that began or ceased to need gradients; the training step stays."""
-        if self._gradients is not None and self._gradients.parameters != _trainable(module):
-            self._gradients = _Gradients(module, self)
+        if self._gradients is not None and self._gradients.parameters != trainable(module):
+            self._gradients = self._make_gradients(module)
         return False
 
     def leave(self, module: nn.Module) -> dict[str, Any]:
@@ -134,7 +151,10 @@ class Elastic(GroupOfRanks):
 
     def reform(self, module: nn.Module, order: dict[str, Any]) -> None:
         """Make ready for reducing in the present process group and layout."""
-        self._gradients = _Gradients(module, self)
+        self._gradients = self._make_gradients(module)
+
+    def _make_gradients(self, module: nn.Module) -> LogicalGradients:
+        return LogicalGradients(module, self.layout, self.rank, self.device)
 
     # ---------------------------------------------------------------- a step
 
@@ -324,174 +344,3 @@ _MUST_AGREE = (
 def _alone(value: float, place: int, places: int) -> list[float]:
     """Return a list of zeros with `value` at a place."""
     return [float(value) if index == place else 0.0 for index in range(places)]
-
-
-def _trainable(module: nn.Module) -> list[nn.Parameter]:
-    return [item for item in module.parameters() if item.requires_grad]
-
-
-class _Gradients:
-    """The gradients of the hosted logical ranks, on their way into the tree.
-
-    Args:
-        module: Whose parameters.
-        strategy: The layout, and this process's place in it.
-    """
-
-    def __init__(self, module: nn.Module, strategy: Elastic) -> None:
-        self.parameters = _trainable(module)
-        self._logical_ranks = strategy.world_size
-        plan = TreePlan.of(strategy.layout)
-        self._places: list[list[int]] = []  # of parameters, by type
-        self._trees: list[TreeSum] = []
-        self._views: dict[int, list[Tensor]] = {}
-        self._seen = [0.0] * len(self.parameters)
-        for dtype in dict.fromkeys(item.dtype for item in self.parameters):
-            places = [place for place, item in enumerate(self.parameters) if item.dtype is dtype]
-            size = sum(self.parameters[place].numel() for place in places)
-            self._places.append(places)
-            self._trees.append(TreeSum(plan, strategy.rank, size, dtype=dtype, device=strategy.device))
-
-    def take(self, rank: int) -> None:
-        """Take a logical rank's gradients from the parameters, which have none afterwards."""
-        for places, tree in zip(self._places, self._trees, strict=True):
-            vector = tree.vector()
-            into, gradients, missing = [], [], []
-            for place, view in zip(places, self._views_of(places, vector), strict=True):
-                gradient = self.parameters[place].grad
-                if gradient is None:
-                    missing.append(view)
-                    continue
-                if gradient.layout is not torch.strided:
-                    raise MisconfigurationError(
-                        "A parameter has a sparse gradient, which strategy='elastic' does not reduce. Use "
-                        "sparse=False in the embedding."
-                    )
-                self._seen[place] = 1.0
-                into.append(view)
-                gradients.append(gradient)
-            if into:
-                torch._foreach_copy_(into, gradients)
-            if missing:
-                torch._foreach_zero_(missing)
-            tree.add(rank, vector)
-        for item in self.parameters:
-            item.grad = None
-
-    def present(self) -> list[float]:
-        """Return for each parameter whether any logical rank here had a gradient, and begin to look anew."""
-        seen, self._seen = self._seen, [0.0] * len(self.parameters)
-        return seen
-
-    def finish(self, present: list[bool]) -> None:
-        """Give each parameter that has a gradient anywhere the mean over all logical ranks. Communicates."""
-        for places, tree in zip(self._places, self._trees, strict=True):
-            mean = tree.finish(float(self._logical_ranks))
-            for place, view in zip(places, self._views_of(places, mean), strict=True):
-                self.parameters[place].grad = view if present[place] else None
-
-    def _views_of(self, places: list[int], vector: Tensor) -> list[Tensor]:
-        """Return the part of a vector that is each parameter's, laid out as the parameter is."""
-        address = vector.data_ptr()
-        if address not in self._views or not places:
-            parts = vector.split([self.parameters[place].numel() for place in places])
-            self._views[address] = [
-                _shaped(part, self.parameters[place]) for place, part in zip(places, parts, strict=True)
-            ]
-        return self._views[address]
-
-
-def _shaped(part: Tensor, parameter: nn.Parameter) -> Tensor:
-    """Return a view of numbers in the shape of a parameter, and in its memory format where it is dense."""
-    for memory_format in (torch.channels_last, torch.channels_last_3d):
-        dims = 4 if memory_format is torch.channels_last else 5
-        if parameter.dim() == dims and parameter.is_contiguous(memory_format=memory_format):
-            return part.as_strided(parameter.shape, parameter.stride(), part.storage_offset())
-    return part.view(parameter.shape)
-
-
-class _Buffers:
-    """The module's buffers: alike for all logical ranks when a step begins, logical rank 0's at its end.
-
-    Args:
-        module: Whose.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self.all = list(module.buffers())
-        norms = {
-            id(buffer)
-            for layer in module.modules()
-            if isinstance(layer, _NormBase)  # its kernels change statistics without telling
-            for buffer in layer.buffers(recurse=False)
-        }
-        self._quiet = [id(item) in norms for item in self.all]
-        self._versions = [-1] * len(self.all)
-        self._begun: list[Tensor | None] = [None] * len(self.all)
-        self._kept: list[Tensor | None] = []
-        self._told: list[float] = []
-
-    def open_window(self, *, keeps: bool) -> None:
-        """Note where a step begins, and keep what it begins with where that will be put back."""
-        for place, item in enumerate(self.all):
-            if keeps and (self._quiet[place] or item._version != self._versions[place]):
-                begun = self._begun[place]
-                if begun is None:
-                    self._begun[place] = item.detach().clone()
-                else:
-                    begun.copy_(item.detach())
-            self._versions[place] = item._version
-        self._kept, self._told = [], []
-
-    def put_back(self) -> None:
-        """Make the buffers what they were when the step began."""
-        with torch.no_grad():
-            for place, item in enumerate(self.all):
-                begun = self._begun[place]
-                if begun is not None and (self._quiet[place] or item._version != self._versions[place]):
-                    item.copy_(begun)
-                    self._versions[place] = item._version
-
-    def changed(self) -> list[float]:
-        """Return for each buffer whether logical rank 0 may have changed it in this step."""
-        return self._told or self._look()
-
-    def _look(self) -> list[float]:
-        return [
-            float(quiet or item._version != version)
-            for quiet, item, version in zip(self._quiet, self.all, self._versions, strict=True)
-        ]
-
-    def keep(self) -> None:
-        """Keep what logical rank 0 has made of the buffers, while others run."""
-        self._told = self._look()
-        self._kept = [
-            item.detach().clone() if told else None for item, told in zip(self.all, self._told, strict=True)
-        ]
-
-    def take_kept(self) -> None:
-        """Make the buffers logical rank 0's again, after the others of its process."""
-        self.put_back()
-        with torch.no_grad():
-            for item, kept in zip(self.all, self._kept, strict=True):
-                if kept is not None:
-                    item.copy_(kept)
-
-    def share(self, changed: list[bool]) -> None:
-        """Make the buffers that have changed those of the first process. Communicates."""
-        chosen = [item for item, has in zip(self.all, changed, strict=True) if has and item.numel()]
-        first = dist.get_rank() == 0
-        with torch.no_grad():
-            if not first:
-                self.put_back()
-            for dtype in dict.fromkeys(item.dtype for item in chosen):
-                group = [item for item in chosen if item.dtype is dtype]
-                flat = torch.cat([item.detach().reshape(-1) for item in group])
-                dist.broadcast(flat.view(torch.uint8) if dtype is torch.bool else flat, src=0)
-                if not first:
-                    for item, part in zip(group, flat.split([item.numel() for item in group]), strict=True):
-                        item.copy_(part.view_as(item))
-
-    def forget(self) -> None:
-        """Drop the step that was begun."""
-        self._kept, self._told = [], []

@@ -30,7 +30,7 @@ class Dies(Net):
     Args:
         faults: (place, process by its order, step) of each.
         folder: For files that say what has happened.
-        waits: Before the last steps, wait until so many processes are there.
+        waits: Take long steps until so many processes are there.
     """
 
     def __init__(self, faults: list[tuple[str, int, int]], folder: Path, waits: int = 0) -> None:
@@ -49,7 +49,7 @@ class Dies(Net):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         if self.waits and self.trainer.strategy.processes < self.waits and self.trainer.global_step > 1:
-            time.sleep(0.05)
+            time.sleep(1.0)
         return super().training_step(batch, batch_idx)
 
 
