@@ -2,6 +2,7 @@
 #
 #     make demo               train, tune and test on real data, in under a minute
 #     make test               lint, then the tests
+#     make chaos              seeded faults on nodes of their own; CHAOS_FLAGS='--seeds 17' runs one alone
 #     make PYTHON=python3.12  the interpreter that a new .venv is made from (3.11 or later)
 #
 # .venv is made once, and brought up to date only after pyproject.toml or constraints.txt has changed. An active
@@ -10,6 +11,8 @@
 PYTHON ?= python3
 # What pytest is given besides what pyproject.toml says: make test PYTEST_FLAGS='-k digits'
 PYTEST_FLAGS ?=
+# What the campaign of faults is given: make chaos CHAOS_FLAGS='--seeds 17'
+CHAOS_FLAGS ?=
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -19,13 +22,14 @@ DOCS := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint bench docs clean
+.PHONY: help demo test test-all lint bench chaos docs clean
 
 help:
 	@echo 'make demo      train digits on two Ray workers, tune in a sweep, test the best (examples/digits.py)'
 	@echo 'make test      lint, then the tests'
 	@echo 'make test-all  the same, and the tests that need extra packages'
 	@echo 'make lint      ruff and mypy'
+	@echo 'make chaos     100 schedules of faults on nodes in network namespaces (Linux, root)'
 	@echo 'make bench     time steps, data, recovery and starts beside their peers, into benchmarks/results/ and the README'
 	@echo 'make docs      build the documentation as a site into build/site, with warnings as errors'
 	@echo 'make clean     remove caches and build outputs; keeps .venv and runs/'
@@ -44,10 +48,14 @@ lint: $(DEV)
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
+chaos: $(DEV)
+	$(RUN) -m tests.chaos.campaign $(CHAOS_FLAGS)
+
 bench: $(DEV)
 	$(RUN) benchmarks/step.py --json benchmarks/results/step.json
 	$(RUN) benchmarks/data.py --json benchmarks/results/data.json
 	$(RUN) benchmarks/recovery.py --json benchmarks/results/recovery.json
+	$(RUN) benchmarks/elastic.py --json benchmarks/results/elastic.json
 	$(RUN) benchmarks/startup.py --torch-trainer --json benchmarks/results/startup.json
 	$(RUN) benchmarks/table.py
 

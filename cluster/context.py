@@ -4,7 +4,7 @@ driver.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cluster.errors import ClusterError
@@ -95,6 +95,11 @@ class WorkerContext:
         """How many times the group's processes had formed a process group before this one."""
         return self._membership.generation
 
+    @property
+    def members(self) -> tuple[int, ...]:
+        """The ranks that form the present process group, in its order."""
+        return self._membership.members
+
     def is_broken(self, error: BaseException) -> bool:
         """Whether an exception comes of the loss of a peer: it says so, or it was raised by an operation of
         torch after the driver has called for another generation.
@@ -115,8 +120,24 @@ class WorkerContext:
         """
         if not self.recovers:
             raise ClusterError("rejoin() in a run without recovery. Pass recovery= to WorkerGroup.run().")
-        self._mailbox.put("broken", b"", urgent=True)
+        arrives = self.joining and self._membership.generation < 0
+        self._mailbox.put("arrived" if arrives else "broken", b"", urgent=True)
         generation = self._membership.rejoin()
+        self._mailbox.put("joined", b"", urgent=True)
+        return generation
+
+    def move(self, generation: int, members: Sequence[int]) -> int:
+        """Leave a process group that is whole for the one that the driver has invited to: all members call it
+        behind the same step.
+
+        Args:
+            generation: Of the new group.
+            members: Its ranks, in its order.
+
+        Returns:
+            The number of the generation that was formed; a later one where a member was lost meanwhile.
+        """
+        generation = self._membership.move(generation, members)
         self._mailbox.put("joined", b"", urgent=True)
         return generation
 

@@ -32,6 +32,8 @@ _BROKEN_S = 6.0  # a rank that lost a peer waits so long for the loss of a proce
 _DRAIN_S = 0.2
 _LAST_WORDS_S = 0.05  # longer than a poll lingers for a burst
 
+INVITATION = "invitation"
+"""The signal that invites to a generation with one more worker: (its number, its ranks in order)."""
 OnEvent = Callable[[int, object], None]
 OnAsk = Callable[[int, object], object]
 OnOutput = Callable[[str, str], None]
@@ -66,6 +68,32 @@ class Members(Protocol):
         """Their actors, in rank order."""
         ...
 
+    @property
+    def present(self) -> Sequence[int]:
+        """The ranks that have a process, in the order of the process group."""
+        ...
+
+    @property
+    def generation(self) -> int:
+        """The generation of the process group that is wanted."""
+        ...
+
+    def recruits(self) -> list[Any]:
+        """What tells when somebody is up that the run could take in."""
+        ...
+
+    def admit(self, ready: Any) -> int | None:
+        """Give a rank to who is up, to make itself ready; None where it was lost before."""
+        ...
+
+    def include(self, rank: int) -> None:
+        """Take in who is ready: it waits for the next generation."""
+        ...
+
+    def dismiss(self, rank: int) -> None:
+        """End who was given a rank and is not taken in."""
+        ...
+
     def cause_of_death(self, rank: int) -> str | None:
         """Why the group itself has counted the rank as lost, if it has."""
         ...
@@ -92,7 +120,9 @@ class Dispatch:
         self._given_up = False
         self._runs: dict[Any, int] = {}
         self._polls: dict[Any, int] = {}
-        self._acknowledged = [-1] * len(members.actors)
+        self._acknowledged: dict[int, int] = {}
+        self._joiner: int | None = None
+        self._recruits: list[Any] = []
         self._results: dict[int, bytes] = {}
         self._failures: dict[int, Failure] = {}
 
@@ -110,11 +140,14 @@ class Dispatch:
             BaseException: the first cause of failure, or what a listener raised. The run may still go on in
                 the workers.
         """
-        for rank in range(len(self._members.actors)):
+        for rank in list(self._members.present):
             self._begin(rank, payload)
         deadline: float | None = None
         while self._runs or self._polls:
             self._wait(deadline)
+            self._admit(payload)
+            if self._results:  # it comes too late
+                self._dismiss(invited=True)
             if self._recovers and self._recover(payload):
                 deadline = None
             elif self._failures:
@@ -128,7 +161,7 @@ class Dispatch:
             raise RunLost("The run cannot go on after the loss of a worker. Call it again.")
         if self._failures:
             self._raise_first()
-        return [load(self._results.pop(rank)) for rank in range(len(self._members.actors))]
+        return [load(self._results.pop(rank)) for rank in self._members.present]
 
     def _begin(self, rank: int, payload: Any) -> None:
         self._acknowledged[rank] = -1
@@ -144,13 +177,51 @@ class Dispatch:
         if self._broken_since is not None and self._recovers:
             retry = self._broken_since + _BROKEN_S
             deadline = retry if deadline is None else min(deadline, retry)
-        open_calls = [*self._runs, *self._polls]
+        self._recruits = []
+        if (
+            self._recovers
+            and self._joiner is None
+            and not (self._results or self._failures or self._given_up)
+        ):
+            self._recruits = self._members.recruits()
+        open_calls = [*self._runs, *self._polls, *self._recruits]
         timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
         ready, _ = ray.wait(open_calls, num_returns=1, timeout=timeout)
         if ready:
             ready, _ = ray.wait(open_calls, num_returns=len(open_calls), timeout=0)
+        self._recruits = [call for call in ready if call in self._recruits]
         for call in ready:
-            self._take(call)
+            if call not in self._recruits:
+                self._take(call)
+
+    def _admit(self, payload: Any) -> None:
+        """Give a rank to one who is up, so that it makes itself ready."""
+        if not self._recruits or self._failures or self._broken_since is not None:
+            return
+        number = self._members.admit(self._recruits[0])
+        if number is not None:
+            self._joiner = number
+            self._begin(number, payload)
+
+    def _invite(self, joiner: int) -> None:
+        """Tell all of a generation with one who has come and is ready, to be formed behind a step."""
+        self._members.include(joiner)
+        invitation = self._members.generation, tuple(self._members.present)
+        for rank in self._members.present:
+            if rank != joiner:
+                lane = self._members.actors[rank].signal.options(concurrency_group="signal")
+                lane.remote(self._run, INVITATION, invitation)
+
+    def _is_coming(self, rank: int | None) -> bool:
+        """Whether a rank was taken in and has not met the others yet."""
+        return rank is not None and rank == self._joiner and rank not in self._members.present
+
+    def _dismiss(self, *, invited: bool = False) -> None:
+        """Do without the one that is coming, if any; also where the others were `invited` to it already."""
+        if self._joiner is not None and (invited or self._is_coming(self._joiner)):
+            self._forget(self._joiner)
+            self._members.dismiss(self._joiner)
+            self._joiner = None
 
     def _recover(self, payload: Any) -> bool:
         """Do what a loss needs; return whether the run, or its end in order, goes on.
@@ -174,16 +245,20 @@ class Dispatch:
             if recovered is None:
                 return False
             self._has_lost = True
-            for rank in recovered.ranks:
+            for rank in recovered.causes:
                 self._forget(rank)
+                if rank == self._joiner:
+                    self._joiner = None
+            for rank in recovered.ranks:
                 if not (gives_up or self._given_up):
                     self._begin(rank, payload)
-            if recovered.ranks and self._listeners.on_recovered is not None:
+            if recovered.causes and self._listeners.on_recovered is not None:
                 self._listeners.on_recovered(recovered)
         self._broken_since = None
         failures.clear()
         if gives_up and not self._given_up:
             self._given_up = True
+            self._dismiss()
             self._members.give_up()
         return True
 
@@ -212,6 +287,9 @@ class Dispatch:
                 "This is a fault of this package: please report it."
             ) from error
         except ray.exceptions.RayError as error:
+            if self._is_coming(rank):
+                self._dismiss()
+                return
             verdict, told = self._members.cause_of_death(rank), explain_death(str(error))
             cause = told if verdict is None or (verdict == ENDED and "ray.kill" not in told) else verdict
             self._failures.setdefault(rank, describe_death(rank, cause))
@@ -232,6 +310,11 @@ class Dispatch:
         """Pass one item to its listener."""
         if item.kind in ("broken", "joined"):
             self._broken_since = time.monotonic() if item.kind == "broken" else None
+            if item.kind == "joined" and rank == self._joiner:
+                self._joiner = None
+        elif item.kind == "arrived":
+            if rank == self._joiner:
+                self._invite(rank)
         elif item.kind == "event":
             if self._listeners.on_event is not None:
                 self._listeners.on_event(rank, load(_bytes(item)))

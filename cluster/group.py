@@ -23,7 +23,7 @@ from cluster.preemption import DrainWatch, Notice, OnNotice
 from cluster.rank_state import RankState
 from cluster.ranks import WorkerInfo
 from cluster.recovery import Recovered, RecoveryPolicy
-from cluster.roster import Roster
+from cluster.resizing import ResizableRoster
 from cluster.serialization import dump_call
 from cluster.spec import GroupSpec
 from cluster.standstill import StandstillPolicy, StandstillWatch
@@ -40,7 +40,7 @@ class WorkerGroup:
 
     def __init__(self, spec: GroupSpec) -> None:
         self.spec = spec
-        self._roster = Roster(spec)
+        self._roster = ResizableRoster(spec)
         self._policy: RecoveryPolicy | None = None
         self._noticed: set[int] = set()  # ranks that were told to go in this run
         self._watch: StandstillWatch | None = None
@@ -96,7 +96,8 @@ class WorkerGroup:
         """Whether the group has not been shut down and no worker's process has ended; asks no worker."""
         import ray
 
-        return not self._ended and ray.is_initialized() and self._roster.alive
+        whole = not self._roster.resized
+        return not self._ended and ray.is_initialized() and whole and self._roster.alive
 
     def run(
         self,
@@ -161,6 +162,8 @@ class WorkerGroup:
         )
         try:
             self._roster.deliver()
+            if recovery is not None and recovery.max_workers is not None:
+                self._roster.call_more(recovery.max_workers)
             stored = ray.put(payload)
             del payload  # it may be a whole model
             if standstill is not None:
@@ -192,7 +195,8 @@ class WorkerGroup:
 
         if not self._running or self._ended:
             raise GroupError(f"announce({name!r}) without a run. Call it while one is under way.")
-        lanes = [actor.announce.options(concurrency_group="signal") for actor in self.actors]
+        present = self._roster.present_actors
+        lanes = [actor.announce.options(concurrency_group="signal") for actor in present]
         try:
             return list(ray.get([lane.remote(self._runs, name, value) for lane in lanes], timeout=timeout_s))
         except ray.exceptions.RayError as error:
@@ -205,14 +209,15 @@ class WorkerGroup:
         """Set `context.signals[name]` on all workers for the run under way, if any. Does not wait."""
         if not self._running or self._ended:
             return
-        for actor in self.actors:
+        for actor in self._roster.present_actors:
             actor.signal.options(concurrency_group="signal").remote(self._runs, name, value)
 
     def stacks(self) -> dict[int, str]:
         """Where every thread of each worker is, by rank; to be called by a listener or another thread."""
         if self._ended:
             raise GroupError("stacks() of a group that has ended. Start a new one.")
-        return dict(enumerate(actors.stacks(self.actors)))
+        found = actors.stacks(self._roster.present_actors)
+        return dict(zip(self._roster.present, found, strict=True))
 
     def last_progress(self) -> float:
         """When any worker's callable has last got on, on the clock of `time.monotonic`."""
@@ -220,7 +225,10 @@ class WorkerGroup:
 
     def observe(self, is_over: Callable[[], bool] = lambda: False) -> Mapping[int, RankState | None]:
         """What each worker is doing, by rank: None for one that does not answer. From any thread."""
-        return dict(enumerate(actors.observe(self.actors, self.workers, is_over)))
+        ranks = list(self._roster.present)
+        workers = [self.workers[rank] for rank in ranks]
+        found = actors.observe([self.actors[rank] for rank in ranks], workers, is_over)
+        return dict(zip(ranks, found, strict=True))
 
     def reform(self) -> None:
         """Form the process group anew, as the next generation; groups that earlier runs made are gone.
@@ -256,6 +264,15 @@ class WorkerGroup:
             return None
         began = time.monotonic()
         with contextlib.nullcontext() if self._watch is None else self._watch.paused():
+            if policy.min_workers is not None:
+                causes, came = self._roster.shrink(lost, policy.wait_s, policy.min_workers)
+                return Recovered(
+                    ranks=tuple(came),
+                    causes=causes,
+                    generation=self.generation,
+                    replaced_s=time.monotonic() - began,
+                    elastic=True,
+                )
             causes = self._roster.replace(lost, policy.wait_s)
         return Recovered(
             ranks=tuple(sorted(causes)),
@@ -263,6 +280,30 @@ class WorkerGroup:
             generation=self.generation,
             replaced_s=time.monotonic() - began,
         )
+
+    @property
+    def present(self) -> list[int]:
+        """The ranks that have a process, in the order of the process group."""
+        return self._roster.present
+
+    def recruits(self) -> list[Any]:
+        """Return what tells when somebody is up that this run could take in. Called by the run itself."""
+        policy = self._policy
+        if policy is None or policy.min_workers is None:
+            return []
+        return self._roster.recruits(policy.max_workers or self.spec.num_workers)
+
+    def admit(self, ready: Any) -> int | None:
+        """Give a rank to who is up, to make itself ready. Called by the run itself."""
+        return self._roster.admit(ready)
+
+    def include(self, rank: int) -> None:
+        """Take in who is ready: it waits for the others to form the next generation. Called by the run."""
+        self._roster.include(rank)
+
+    def dismiss(self, rank: int) -> None:
+        """End who was given a rank and is not taken in. Called by the run itself."""
+        self._roster.dismiss(rank)
 
     def _noting(self, on_notice: OnNotice) -> OnNotice:
         """Return a listener that remembers the ranks of each notice before it is passed on."""
@@ -275,7 +316,7 @@ class WorkerGroup:
 
     def give_up(self) -> None:
         """Make the callables of the run end that wait for others. Called by the run itself."""
-        for actor in self.actors:
+        for actor in self._roster.present_actors:
             actor.give_up.options(concurrency_group="control").remote()
 
     def _form_anew(self) -> None:

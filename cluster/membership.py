@@ -4,7 +4,7 @@ The callable's thread joins and leaves; the driver's calls, in other threads, sa
 wanted, which frees the callable from a collective that waits for a lost peer. A process group is formed only
 once all of its members have come, so a member that is lost meanwhile is waited for by nobody: the driver
 wants yet another generation, and those who wait go on to that. Each generation has a number never used
-before. A generation that cannot be formed raises `StartError`.
+before, and members in an order that the driver gives. A generation that cannot be formed raises `StartError`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from cluster import process_group
@@ -28,7 +29,7 @@ class Membership:
     Args:
         store: Where the driver's store listens.
         rank: This worker's rank.
-        world_size: Members.
+        world_size: Members, where the driver names none.
         backend: "gloo" or "nccl".
         timeout_s: Seconds after which a collective, or the forming of a group, fails.
         device: This worker's device.
@@ -36,6 +37,7 @@ class Membership:
 
     Attributes:
         generation: The number of the process group that it is, or was last, a member of; -1 before the first.
+        members: The ranks that form it, in its order.
     """
 
     def __init__(
@@ -51,7 +53,8 @@ class Membership:
     ) -> None:
         self._store = process_group.connect_store(store, timeout_s)
         self._rank = rank
-        self._world_size = world_size
+        self._lists: dict[int, tuple[int, ...]] = {}
+        self.members: tuple[int, ...] = tuple(range(world_size))
         self._backend = backend
         self._timeout_s = timeout_s
         self._device = device
@@ -67,9 +70,10 @@ class Membership:
         """Whether the present generation is given up."""
         return self._given_up or self._wanted > self.generation
 
-    def want(self, generation: int) -> None:
-        """Say that the members are to form this generation; collectives of an older one fail at once."""
+    def want(self, generation: int, members: Sequence[int] | None = None) -> None:
+        """Say that these members are to form this generation; collectives of an older one fail at once."""
         with self._changed:
+            self._note(generation, members)
             self._wanted = max(self._wanted, generation)
             links = self._links if self.generation < self._wanted else None
             self._changed.notify_all()
@@ -87,20 +91,33 @@ class Membership:
             links.close()
             self.snapshots.hang_up()
 
-    def join(self, generation: int) -> None:
+    def _note(self, generation: int, members: Sequence[int] | None) -> None:
+        if members is not None:
+            self._lists[generation] = tuple(members)
+
+    def join(self, generation: int, members: Sequence[int] | None = None) -> None:
         """Leave the present generation, if any, and form this one with the other members.
 
         Raises:
             StartError: A newer generation was wanted meanwhile, or members did not come in time.
         """
         with self._changed:
+            self._note(generation, members)
             self._wanted = max(self._wanted, generation)
             self._given_up = False
         self._form(generation)
 
+    def move(self, generation: int, members: Sequence[int]) -> int:
+        """Leave a generation that is whole for a later one, or for what the driver wants by then."""
+        with self._changed:
+            self._note(generation, members)
+            self._wanted = max(self._wanted, generation)
+        return self.rejoin()
+
     def _form(self, generation: int) -> None:
         self.leave()
-        members = self._all_come(generation)
+        ranks = self._lists.get(generation, self.members)
+        members = self._all_come(generation, ranks)
         if members is None:
             raise StartError(
                 f"Generation {generation} of the process group was given up: not all members came. "
@@ -109,15 +126,16 @@ class Membership:
         links = process_group.join(
             self._store,
             generation=generation,
-            rank=self._rank,
-            world_size=self._world_size,
+            rank=ranks.index(self._rank),
+            world_size=len(ranks),
             backend=self._backend,
             timeout_s=self._timeout_s,
             device=self._device,
         )
-        self.snapshots.connect(generation, self._rank, members)
+        self.snapshots.connect(generation, ranks.index(self._rank), members, ranks)
         with self._changed:
-            self._links, self.generation = links, generation
+            self._links, self.generation, self.members = links, generation, ranks
+            self._lists = {number: item for number, item in self._lists.items() if number > generation}
             late = self._wanted > generation
         if late:
             links.close()
@@ -150,12 +168,12 @@ class Membership:
         self.snapshots.hang_up()
         process_group.leave()
 
-    def _all_come(self, generation: int) -> list[Holder] | None:
+    def _all_come(self, generation: int, ranks: Sequence[int]) -> list[Holder] | None:
         """Wait for all members of a generation, and return where each takes copies; None when a newer one is
         wanted first, or time is up.
         """
-        names = [f"come/{generation}/{rank}" for rank in range(self._world_size)]
-        self._store.set(names[self._rank], json.dumps(asdict(self.snapshots.address)))
+        names = [f"come/{generation}/{rank}" for rank in ranks]
+        self._store.set(f"come/{generation}/{self._rank}", json.dumps(asdict(self.snapshots.address)))
         deadline = time.monotonic() + self._timeout_s
         while not self._store.check(names):
             if self._wanted > generation or self._given_up or time.monotonic() > deadline:

@@ -23,6 +23,8 @@ class RecoveryPolicy:
         max_failures: Lost workers that are replaced; -1 for any number.
         wait_s: Seconds to wait for a replacement: a spare, or room for a new worker.
         failures: Those that were.
+        min_workers: Go on without lost workers while so many are left; None replaces each.
+        max_workers: With `min_workers`, take in so many at most; None for as many as at the start.
 
     Raises:
         SpecError: A value that cannot be.
@@ -31,6 +33,8 @@ class RecoveryPolicy:
     max_failures: int = -1
     wait_s: float = 300.0
     failures: int = 0
+    min_workers: int | None = None
+    max_workers: int | None = None
 
     def __post_init__(self) -> None:
         """Check both values."""
@@ -53,6 +57,7 @@ class Recovered:
 
     Attributes:
         ranks: The ranks that have new processes.
+        elastic: Lost ranks that are not among them are done without.
         causes: Why the old ones were lost, by rank.
         generation: The generation that all have formed.
         replaced_s: Seconds from the verdict until all members were told to form the generation.
@@ -62,8 +67,13 @@ class Recovered:
     causes: dict[int, str]
     generation: int
     replaced_s: float
+    elastic: bool = False
 
     def describe(self) -> str:
         """Return the story in one line."""
-        lost = "; ".join(f"rank {rank}: {self.causes[rank]}" for rank in self.ranks)
+        lost = "; ".join(f"rank {rank}: {cause}" for rank, cause in sorted(self.causes.items()))
+        if self.elastic:
+            return (
+                f"Lost {lost}. The others go on, after {self.replaced_s:.2f} s, generation {self.generation}."
+            )
         return f"Lost {lost}. Replaced in {self.replaced_s:.2f} s, generation {self.generation}."

@@ -54,6 +54,7 @@ class Roster:
         workers: who they are, in rank order.
         actors: their actors, in rank order.
         generation: of the process group; each number is used once.
+        present: the ranks that have a process, in the order of the process group: all of them, here.
     """
 
     def __init__(self, spec: GroupSpec) -> None:
@@ -75,6 +76,7 @@ class Roster:
         self._lock = threading.Lock()
         self._ending = threading.Event()
         self._delivery = Delivery()
+        self.present: list[int] = list(range(spec.num_workers))
 
     @property
     def alive(self) -> bool:
@@ -82,6 +84,11 @@ class Roster:
         import ray
 
         return not ray.wait(self._lives, num_returns=1, timeout=0)[0]
+
+    @property
+    def present_actors(self) -> list[Any]:
+        """The actors of those that are there, in the order of the process group."""
+        return [self.actors[rank] for rank in self.present] if self.actors else []
 
     def start(self, make_room: Callable[[], None] | None) -> None:
         """Connect, reserve, spawn, rank, join; each step for all workers at once."""
@@ -121,8 +128,11 @@ class Roster:
 
     def join(self, deadline: float) -> None:
         """Form the process group of the present generation."""
-        calls = [actor.join.remote(self.generation) for actor in self.actors]
-        staff.collect(calls, names=self._names(), doing="join the process group", deadline=deadline)
+        members, names = tuple(self.present), self._names()
+        calls = [self.actors[rank].join.remote(self.generation, members) for rank in members]
+        staff.collect(
+            calls, names=[names[rank] for rank in members], doing="join the process group", deadline=deadline
+        )
 
     def deliver(self, ranks: Sequence[int] | None = None) -> None:
         """Bring the user's modules to all workers, or to those of `ranks`, which are new."""
@@ -262,7 +272,8 @@ class Roster:
         """Return the ranks whose processes have ended."""
         import ray
 
-        ended = set(ray.wait(self._lives, num_returns=len(self._lives), timeout=0)[0])
+        lives = [life for life in self._lives if life is not None]
+        ended = set(ray.wait(lives, num_returns=len(lives), timeout=0)[0])
         return [rank for rank, life in enumerate(self._lives) if life in ended]
 
     def _bury(self, number: int, why: str) -> None:
@@ -274,7 +285,10 @@ class Roster:
             rank = self._numbers.index(number) if number in self._numbers else None
         if why == ENDED and rank is not None and rank < len(self._lives) and ray.is_initialized():
             with contextlib.suppress(Exception):  # Ray soon knows better why, but for a lost node
-                if ray.wait([self._lives[rank]], timeout=_KNOWS_BETTER_S)[0]:
+                if (
+                    self._lives[rank] is not None
+                    and ray.wait([self._lives[rank]], timeout=_KNOWS_BETTER_S)[0]
+                ):
                     return
         if rank is not None and rank < len(self.actors) and ray.is_initialized():
             with contextlib.suppress(Exception):
@@ -292,7 +306,8 @@ class Roster:
     def _free(self, ranks: list[int]) -> None:
         """Free these ranks from the generation that they are in, for the present one. Does not wait."""
         for rank in ranks:
-            self.actors[rank].want.options(concurrency_group="control").remote(self.generation)
+            lane = self.actors[rank].want.options(concurrency_group="control")
+            lane.remote(self.generation, tuple(self.present))
 
     def _fill(self, rank: int, deadline: float) -> None:
         """Give a rank to the first recruit that is up."""

@@ -83,13 +83,16 @@ class Snapshots:
         self._links: dict[socket.socket, int] = {}  # lines to here, with their generation
         threading.Thread(target=self._accept, name="cluster-snapshots", daemon=True).start()
 
-    def connect(self, generation: int, rank: int, members: Sequence[Holder]) -> None:
+    def connect(
+        self, generation: int, rank: int, members: Sequence[Holder], names: Sequence[int] | None = None
+    ) -> None:
         """Begin a generation: call this rank's holder, and hold copies for those whose holder this is.
 
         Args:
             generation: Of the process group.
             rank: This rank.
             members: Where each rank takes copies.
+            names: Under which number copies of each are kept; None for its rank.
 
         Raises:
             PeerLost: The holder cannot be reached.
@@ -97,10 +100,11 @@ class Snapshots:
         self.hang_up()
         holder_of = holders([member.node for member in members])
         holder = members[holder_of[rank]]
+        numbers = range(len(members)) if names is None else names
         with self._changed:
             self._generation, self._joined = generation, True
             self._wards = frozenset(
-                other for other, chosen in enumerate(holder_of) if chosen == rank and other != rank
+                numbers[other] for other, chosen in enumerate(holder_of) if chosen == rank and other != rank
             )
         if holder_of[rank] == rank:
             return
@@ -108,7 +112,7 @@ class Snapshots:
             line = socket.create_connection((holder.host, holder.port), timeout=_CONNECT_S)
             line.settimeout(None)
             line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            line.sendall(_HELLO.pack(self._token, generation, rank))
+            line.sendall(_HELLO.pack(self._token, generation, numbers[rank]))
         except OSError as error:
             raise PeerLost(f"Rank {holder_of[rank]}, which holds copies for rank {rank}: {error}.") from error
         with self._changed:

@@ -165,13 +165,13 @@ class Worker:
         session: Any = ray._private.worker._global_node
         sources.unpack(bundle, os.path.join(session.get_session_dir_path(), "sources"))
 
-    def join(self, generation: int) -> None:
-        """Form the process group of this generation with the other ranks."""
-        self._member().join(generation)
+    def join(self, generation: int, members: Sequence[int]) -> None:
+        """Form the process group of this generation with its other members, in this order."""
+        self._member().join(generation, members)
 
-    def want(self, generation: int) -> None:
+    def want(self, generation: int, members: Sequence[int]) -> None:
         """Free the callable from the present process group, and let it join this generation."""
-        self._member().want(generation)
+        self._member().want(generation, members)
 
     def give_up(self) -> None:
         """Free the callable from the present process group, and let it join no other."""

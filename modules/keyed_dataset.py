@@ -35,6 +35,11 @@ class KeyedDataset(Dataset[Any]):
         """Draw other numbers from here on, in worker processes too."""
         self._epoch.fill_(epoch)
 
+    @property
+    def epoch(self) -> int:
+        """The epoch that is read, in worker processes too."""
+        return int(self._epoch)
+
     def __len__(self) -> int:
         return len(self.dataset)
 
@@ -42,7 +47,7 @@ class KeyedDataset(Dataset[Any]):
         numpy = sys.modules.get("numpy")
         before = random.getstate(), torch.get_rng_state()
         arrays = None if numpy is None else numpy.random.get_state()
-        key = rng.fold(self.seed, "sample", int(self._epoch), repr(index))
+        key = rng.fold(self.seed, "sample", self.epoch, repr(index))
         random.seed(key)
         torch.default_generator.manual_seed(key)
         if numpy is not None:

@@ -135,6 +135,11 @@ class RankLoader:
         return ""
 
     @property
+    def dataloader(self) -> DataLoader[Any] | None:
+        """The DataLoader that this rank's batches are read from; None where they come from something else."""
+        return self._reader if isinstance(self._reader, DataLoader) else None
+
+    @property
     def skips_quickly(self) -> bool:
         """Whether `iterate` goes to any place of the epoch at once, in this process."""
         reader = self._reader

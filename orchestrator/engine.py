@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,6 +39,7 @@ from orchestrator.loaders import Loaders
 from orchestrator.log_slots import LogSlots
 from orchestrator.loggers.dummy import DummyLogger
 from orchestrator.loggers.logger import Logger
+from orchestrator.logical_ranks import LogicalRanks, logical_ranks_of
 from orchestrator.manual import ManualOptimization
 from orchestrator.metric_objects import MetricObjects
 from orchestrator.optimizer_setup import set_up_optimizers
@@ -51,6 +53,7 @@ from orchestrator.reporting import Reporting
 from orchestrator.run_fit import run_fit
 from orchestrator.stop_agreement import GatheredStop, RankStop
 from orchestrator.stops import AgreedStop
+from orchestrator.strategies.elastic import Elastic
 from orchestrator.strategies.making import make_strategy
 from orchestrator.strategies.strategy import Strategy
 from orchestrator.sweep.stopped import TrialStopped
@@ -84,6 +87,7 @@ class Engine:
         accumulate: Batches that make one step in the running epoch.
         requeue: Asked at log points whether the job goes back into its queue; None where there is no queue.
         stopping: Where this rank is, and whether it was told to stop there.
+        logical: The logical ranks of this process; None where ranks are processes.
         gathered_stop: Asked at log points where ranks have no driver; else None.
         stoppable: The training loop runs, so it will stop soon when told to.
         predictions: What a run of predict keeps.
@@ -103,8 +107,13 @@ class Engine:
         self.telling = Telling(self)
         self.trainer = trainer
         self.job = job
-        self.place = place
         self.settings = trainer.settings
+        logical_ranks = logical_ranks_of(self.settings, trainer.plan.num_workers)
+        if logical_ranks is not None and job.fn != "predict":
+            grouped = trainer.plan.on_group or trainer.plan.launched is not None
+            place = replace(place, world_size=logical_ranks, logical_ranks=logical_ranks, grouped=grouped)
+        self.place = place
+        self._loggers = trainer.loggers
         if place.rank > 0:
             trainer.loggers = [DummyLogger(logger) for logger in trainer.loggers]
         self.state = trainer.state
@@ -113,7 +122,11 @@ class Engine:
         self.datamodule: LightningDataModule | None = job.datamodule
         self.precision = Precision.create(self.settings.precision, place.device)
         self.strategy: Strategy = make_strategy(self.settings, place, self.precision)
-        self.train_slots = LogSlots(MetricObjects(self.module, place.world_size))
+        objects = MetricObjects(self.module, place.world_size)
+        self.logical: LogicalRanks | None = None
+        if isinstance(self.strategy, Elastic):
+            self.logical = LogicalRanks(self, self.strategy)
+        self.train_slots = LogSlots(objects) if self.logical is None else self.logical.make_slots(objects)
         self.slots = self.train_slots
         self.optimizers: list[Optimizer] = []
         self.lightning_optimizers: list[LightningOptimizer] = []
@@ -273,6 +286,8 @@ class Engine:
             if not self.job.only_tunes:  # nothing is trained: no length to plan a schedule by
                 self._configure_optimizers()
             self._to_resume = checkpoint
+        if self.logical is not None:
+            self.logical.check_alike()
         if self.instruments is not None:
             self.instruments.install(self)
 
@@ -353,13 +368,24 @@ class Engine:
 
     # ---------------------------------------------------------------- preparations
 
+    def lead(self) -> None:
+        """Be the first process from now on, which logs: the one before is lost."""
+        self.trainer.loggers = self._loggers
+
     def fold_seed(self) -> None:
         """Give every rank but the first its own random stream; rank 0 goes on with the driver's.
 
         Not before the user's set-up and loaders, which must do the same on all ranks: a random split, say.
         """
-        if self.place.rank > 0:
+        if self.logical is not None:
+            self.logical.key_once("begin")
+        elif self.place.rank > 0:
             rng.fold_rank(self.place.rank)
+
+    def key_once(self, what: str) -> None:
+        """Under logical ranks: set all random generators for what each process does once, alike in all."""
+        if self.logical is not None:
+            self.logical.key_once(what)
 
     def take_loader(self, loader: RankLoader, kind: str) -> None:
         """Take note of a loader that was made; a profiler times it."""
@@ -461,7 +487,7 @@ class Engine:
 
     def show(self, stage: str, batch: int, total: int | None, *, done: bool = False) -> None:
         """Send a progress record to the display."""
-        if self._show is None:
+        if self._show is None or not self.is_global_zero:
             return
         self._show(
             ProgressRecord(

@@ -47,15 +47,21 @@ def evaluate(
         epoch metrics that go to loggers.
     """
     hook = _HOOKS[stage]
-    slots = LogSlots(engine.train_slots.objects, engine.train_slots.told)
+    slots = engine.train_slots.for_evaluation()
     step = _step_function(engine.strategy.step_of(getattr(engine.module, f"{hook}_step")), len(loaders) > 1)
     outputs: list[list[Any]] = []
     with _attached(engine, stage, slots), _evaluation_mode(engine, hook), engine.without_gradients(stage):
+        engine.key_once(f"{stage} begins")
         engine.stopping.begin_evaluation()
         engine.call(f"on_{hook}_start")
         engine.call(f"on_{hook}_epoch_start")
         for index, (loader, limit) in enumerate(zip(loaders, limits, strict=True)):
+            if engine.logical is not None:
+                for own in engine.logical.evaluation_batches(slots, loader, limit, stage, index):
+                    _run_loader(engine, stage, hook, step, slots, loader, limit, index, len(loaders), own)
+                continue
             outputs.append(_run_loader(engine, stage, hook, step, slots, loader, limit, index, len(loaders)))
+        engine.key_once(f"{stage} ends")
         engine.stopping.end_evaluation()
         if engine.stopping.told:
             engine.stopping.check()
@@ -85,6 +91,7 @@ def _run_loader(
     limit: int | None,
     index: int,
     num_loaders: int,
+    own: Iterator[Any] | None = None,
 ) -> list[Any]:
     predictions = engine.predictions
     keep = stage == "predict" and predictions.keeps
@@ -106,7 +113,8 @@ def _run_loader(
     stopping, within = engine.stopping, not engine.strategy.in_step  # else ranks must run equally many
     batch_idx = 0
     reads_all = loader.exact and limit == loader.num_batches
-    batches: Iterable[Any] = itertools.islice(loader.iterate(), None if reads_all else limit)
+    batches: Iterable[Any]
+    batches = itertools.islice(loader.iterate(), None if reads_all else limit) if own is None else own
     context: AbstractContextManager[Any] = nullcontext() if autocast is None else autocast
 
     def along(batch: Any) -> None:
@@ -132,7 +140,8 @@ def _run_loader(
             slots.enter(f"on_{hook}_batch_end", suffix)
             for call in after:
                 call(output, batch, batch_idx, *extra)
-        engine.reporting.log_evaluation_step(slots, stage, index)
+        if engine.logical is None or engine.logical.running == 0:
+            engine.reporting.log_evaluation_step(slots, stage, index)
         if keep:
             kept.append(engine.to_host(output))
         batch_idx += 1

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator import validation_schedule as validation
 from orchestrator.callbacks.timer import has_timer
+from orchestrator.elastic_recovery import ElasticRecovery
 from orchestrator.feed import Feed, ReadingState, make_feed
 from orchestrator.fit_validation import FitValidation
 from orchestrator.foreign import meets_ranks, watches_metrics
+from orchestrator.logical_feed import LogicalFeed
+from orchestrator.logical_step import build_logical_steps
 from orchestrator.recovery import BatchEnd, Recovery, can_recover
 from orchestrator.scheduler_steps import SchedulerSteps
 from orchestrator.settings import DEFAULT_MAX_EPOCHS, Settings
@@ -35,7 +38,9 @@ class TrainingLoop:
         self.state = engine.state
         self.recovers = can_recover(engine)
         self.feed = engine.feed = self.make_feed()
-        self.recovery = Recovery(engine) if self.recovers else None
+        self.recovery: Recovery | None = None
+        if self.recovers:
+            self.recovery = Recovery(engine) if engine.logical is None else ElasticRecovery(engine)
         self.loaded_for = engine.state.epoch
         self.manual = engine.manual
         self.schedulers = SchedulerSteps(engine)
@@ -81,7 +86,9 @@ class TrainingLoop:
 
     def build_steps(self) -> None:
         """Build what runs a batch, from the strategy's training step as it is now."""
-        if self.manual is None:
+        if self.engine.logical is not None:
+            self.step, self.empty_step = build_logical_steps(self.parts, self.engine, self.engine.logical)
+        elif self.manual is None:
             self.step, self.empty_step = build_step(self.parts), build_empty_step(self.parts)
         else:
             self.step, self.empty_step = self.manual.build_steps(self.window)
@@ -89,6 +96,8 @@ class TrainingLoop:
     def make_feed(self) -> Feed:
         """Return the stream of the training data as it is loaded now."""
         engine, settings = self.engine, self.settings
+        if engine.logical is not None:
+            return LogicalFeed(engine, engine.logical, settings.limit_train_batches)
         feed = make_feed(
             engine.data.load_training(),
             engine.strategy,
@@ -155,6 +164,7 @@ class TrainingLoop:
                 feed.restore(resumed.reading)
             state.epoch_batches = 0
             state.validated = state.epoch_ended = state.exhausted = False
+            engine.key_once("epoch begins")
             engine.call("on_train_epoch_start")
             if engine.hooks["on_train_epoch_start"]:
                 engine.agree_on_stopping()
@@ -418,6 +428,7 @@ class TrainingLoop:
         slots = engine.train_slots
         if recovery is not None:
             recovery.about_to_meet()
+        engine.key_once("epoch ends")
         reduced = self.reduce_epoch()
         others = engine.hooks.of_callbacks("on_train_epoch_end", lambda item: not watches_metrics(item))
         own = engine.hooks.of_module("on_train_epoch_end")

@@ -55,7 +55,7 @@ def make_group_spec(
     options: dict[str, Any] = {
         "start_timeout_s": settings.start_timeout_s,
         "collective_timeout_s": settings.collective_timeout_s,
-        "threads": settings.threads_per_worker,
+        "threads": settings.threads_per_worker or (1 if settings.strategy == "elastic" else None),
         "spares": settings.spares,
     }
     backend = backend_of(settings)

@@ -30,6 +30,7 @@ from orchestrator.progress import ProgressRecord
 from orchestrator.requeue import find_requeue, on_signal
 from orchestrator.run_event import RunEvent
 from orchestrator.stops import AgreedStop
+from orchestrator.strategies.specs import ElasticStrategy
 from orchestrator.sweep.stopped import TrialStopped
 
 if TYPE_CHECKING:
@@ -95,6 +96,9 @@ def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None)
     hear = _hearing(trainer)
     settings = trainer.settings
     policy = RecoveryPolicy(max_failures=settings.max_failures, wait_s=settings.replacement_timeout_s)
+    if isinstance(settings.strategy_spec, ElasticStrategy) and job.fn == "fit":
+        policy.min_workers = settings.strategy_spec.min_workers
+        policy.max_workers = settings.strategy_spec.max_workers
 
     def on_recovered(recovered: Recovered) -> None:
         _say(recovered.describe())
@@ -145,7 +149,7 @@ def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None)
         if desk is not None and desk.gave_up and isinstance(error, Exception):
             raise desk.outcome(trainer.global_step) from error  # type: ignore[misc]
         raise
-    luggage = outcomes[0]
+    luggage = outcomes[0]  # of the first process that is there
     assert isinstance(luggage, Luggage)
     result = unpack(trainer, job, luggage)
     stopped = luggage.stopped
@@ -186,13 +190,15 @@ def run_on_worker(
 
     from orchestrator.homecoming import pack, take_standing
 
-    if context.joining:
+    elastic = isinstance(trainer.settings.strategy_spec, ElasticStrategy) and job.fn == "fit"
+    comes = elastic and context.joining  # it makes itself ready, and meets the others then
+    if context.joining and not comes:
         context.rejoin()
     os.environ.update(variables)
     rng.restore(state)
     place = Place(
-        rank=context.rank,
-        world_size=context.world_size,
+        rank=1 if comes else context.members.index(context.rank),
+        world_size=len(context.members),
         local_rank=context.local_rank,
         node_rank=context.node_rank,
         num_nodes=context.num_nodes,
@@ -207,7 +213,7 @@ def run_on_worker(
     )
     context.where = lambda: f"epoch {trainer.state.epoch}, step {trainer.state.global_step}"
     context.hidden = ("orchestrator", "modules")
-    show = context.emit if shows and context.rank == 0 else None
+    show = context.emit if shows and (elastic or context.rank == 0) else None
     stopped: BaseException | None = None
     result = None
     engine = Engine(trainer, job, place, show)
@@ -220,7 +226,7 @@ def run_on_worker(
         result = engine.run()
     except (TrialStopped, AgreedStop) as reason:  # on all ranks at once, so the workers stay warm
         stopped = reason.with_traceback(None)
-    if context.rank == 0:
+    if engine.is_global_zero:
         return pack(trainer, job, result, stopped)
     return result if job.fn == "predict" else None
 

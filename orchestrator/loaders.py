@@ -17,6 +17,7 @@ from modules.combined import CombinedLoader
 from modules.combined_reading import CombinedRankLoader, Reader
 from modules.loader import RankLoader
 from modules.module import LightningModule
+from modules.rank_streams import RankStreams
 from orchestrator.announcements import announce_data
 from orchestrator.batch_limits import batch_limit, empty_loader
 from orchestrator.checkpoint import contents
@@ -50,6 +51,9 @@ class Loaders:
         self.val: list[Reader] = []
         self.val_limits: list[int | None] = []
         self.sources: dict[str, Any] = {}
+        self._train_form: Form | None = None
+        self._forms: dict[int, tuple[Reader, Form, str]] = {}  # of evaluations, by reader
+        self._streams: dict[int, RankStreams] = {}
         self._val_is_loaded = False
 
     # ---------------------------------------------------------------- training and validation of fit
@@ -57,10 +61,36 @@ class Loaders:
     def load_training(self) -> Reader:
         """Load the training data, unless that was done, and return it."""
         if self.train is None:
-            source = self._source("train")
-            self.train = self._together(form_of(source, "train"), "train")
+            self._train_form = form_of(self._source("train"), "train")
+            self.train = self._together(self._train_form, "train")
+            if self._engine.logical is not None:
+                self._engine.logical.refuse_data(self.train, "train")
             self._count("train", [self.train], [self.limit("train", self.train)])
         return self.train
+
+    def training_readers(self) -> list[Reader]:
+        """Return a view of the training data for each logical rank of this process."""
+        engine = self._engine
+        self.load_training()
+        assert engine.logical is not None and self._train_form is not None
+        readers = [self._together(self._train_form, "train", rank) for rank in engine.logical.hosted]
+        self.train = readers[0]
+        return readers
+
+    def evaluation_streams(self, reader: Reader) -> RankStreams:
+        """Return the data of an evaluation's loader for each logical rank of this process."""
+        engine = self._engine
+        found = self._streams.get(id(reader))
+        if found is None:
+            assert engine.logical is not None
+            _, form, kind = self._forms[id(reader)]
+            readers = [self._together(form, kind, rank) for rank in engine.logical.hosted]
+            found = self._streams[id(reader)] = RankStreams(readers, engine.order_seed)
+        return found
+
+    def forget_streams(self) -> None:
+        """Let each logical rank that is hosted from now on read evaluations anew."""
+        self._streams.clear()
 
     def forget_training(self) -> bool:
         """Drop training data that was loaded early, for an estimate; return whether there was any."""
@@ -140,10 +170,16 @@ class Loaders:
             return [], []
         form = form_of(source, kind)
         readers: list[Reader]
+        forms = [form]
         if form.mode == "sequential":
             readers = [self._alone(member, kind, name) for name, member in form.members]
+            forms = [replace(form, mode="", members=(member,), combined=None) for member in form.members]
         else:
             readers = [self._together(form, kind)]
+        if self._engine.logical is not None:
+            for reader, own in zip(readers, forms, strict=True):
+                self._engine.logical.refuse_data(reader, kind)
+                self._forms[id(reader)] = reader, own, kind
         limits = [self.limit(kind, reader) for reader in readers]
         self._count(kind, readers, limits)
         return readers, limits
@@ -177,9 +213,9 @@ class Loaders:
         self.sources[kind] = found.iterables if isinstance(found, CombinedLoader) else found
         return found
 
-    def _together(self, form: Form, kind: str) -> Reader:
+    def _together(self, form: Form, kind: str, rank: int | None = None) -> Reader:
         """Return the view of several loaders that are read together; that of a lone one is its own."""
-        members = [self._alone(member, kind, name) for name, member in form.members]
+        members = [self._alone(member, kind, name, rank) for name, member in form.members]
         if form.combined is None:
             return members[0]
         ranks = self._engine.place.world_size
@@ -187,20 +223,22 @@ class Loaders:
             raise empty_loader(form.combined.iterables, kind, ranks)
         return CombinedRankLoader(form.combined, members, ranks)
 
-    def _alone(self, source: Any, kind: str, name: str) -> RankLoader:
+    def _alone(self, source: Any, kind: str, name: str, rank: int | None = None) -> RankLoader:
         engine = self._engine
-        settings, place = engine.settings, engine.place
+        settings, place, logical = engine.settings, engine.place, engine.logical
+        if rank is None:
+            rank = place.rank if logical is None else logical.shown
         if settings.overfit_batches and kind in ("train", "val"):
             source = in_order(source, kind, tells=engine.is_global_zero)
         loader = RankLoader(
             source,
-            rank=place.rank,
+            rank=rank,
             world_size=place.world_size,
             seed=engine.order_seed,
             shard=settings.use_distributed_sampler,
             pad=kind == "train" and settings.pad_uneven,
             whole_batches=kind == "predict",
-            keyed=bool(settings.deterministic),
+            keyed=bool(settings.deterministic) or logical is not None,
             pickler=place.pickler,
         )
         wanted = getattr(settings, f"limit_{kind}_batches") != 0 and not self._may_be_empty()

@@ -10,8 +10,8 @@ ranks give the exact mean over samples. What cannot be recorded is a `Misconfigu
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ from orchestrator.log_reduction import Record
 from orchestrator.log_values import number, one_element, size, to_host
 from orchestrator.metric_objects import MetricObjects, is_metric
 from orchestrator.slot import Slot
+from orchestrator.strategies.strategy import Strategy
+
+T = TypeVar("T")
 
 
 class Table(dict[str, Slot]):
@@ -249,6 +252,17 @@ class LogSlots:
         }
 
     # ---------------------------------------------------------------- among ranks
+
+    def gather(self, strategy: Strategy, take: Callable[[], T]) -> list[T]:
+        """Return what `take` returns on each rank, by rank. Communicates."""
+        return strategy.gather(take())
+
+    def end_steps(self) -> None:
+        """Note that the values of steps have been told; those that were read say so themselves."""
+
+    def for_evaluation(self) -> LogSlots:
+        """Return slots for an evaluation, over the same metric objects."""
+        return LogSlots(self.objects, self.told)
 
     def announce(self) -> list[dict[str, Any]]:
         """Return how the slots were asked for that the other ranks may not know yet."""

@@ -79,6 +79,10 @@ class LossCounts:
         """Forget the counts of the window before."""
         self._on_host, self._on_device = 0.0, None
 
+    def on_host(self) -> float:
+        """Return the sum of the window's counts; waits for a device that has some."""
+        return self._on_host + (0.0 if self._on_device is None else float(self._on_device))
+
     def settle(self, in_use: bool) -> None:
         """Note which form the run uses.
 

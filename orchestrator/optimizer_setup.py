@@ -53,6 +53,8 @@ def replace_optimizers(engine: Engine, given: Sequence[Optimizer]) -> None:
 def _take(engine: Engine) -> None:
     """Check the engine's optimizers and schedulers, and bring them where they are used."""
     module = engine.module
+    if engine.logical is not None:
+        engine.logical.refuse_module()
     refuse_settings(module, engine.settings)
     refuse_optimizers(
         engine.optimizers,

@@ -5,7 +5,7 @@ The same in the driver's own process and on a worker, so that nothing below need
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -26,9 +26,25 @@ class Peers(Protocol):
 
     Attributes:
         joining: This rank replaces one that was lost, and has met nobody yet.
+        generation: The number of the process group.
+        members: The numbers of its processes, in its order.
     """
 
     joining: bool
+
+    @property
+    def generation(self) -> int:
+        """The number of the process group."""
+        ...
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        """The numbers of its processes, in its order."""
+        ...
+
+    def move(self, generation: int, members: Sequence[int]) -> int:
+        """Leave a process group that is whole for another, which all its members form."""
+        ...
 
     def is_broken(self, error: BaseException) -> bool:
         """Whether an exception comes of the loss of a peer."""
@@ -57,7 +73,9 @@ class Place:
 
     Attributes:
         rank: This process among all.
-        world_size: Processes.
+        world_size: Ranks: processes, or logical ranks where there are such.
+        logical_ranks: How many share the mathematics under ``strategy="elastic"``; None under others.
+        grouped: There is a process group.
         local_rank: This process among those of its node.
         node_rank: Its node among all.
         num_nodes: Nodes.
@@ -74,6 +92,8 @@ class Place:
 
     rank: int = 0
     world_size: int = 1
+    logical_ranks: int | None = None
+    grouped: bool = False
     local_rank: int = 0
     node_rank: int = 0
     num_nodes: int = 1

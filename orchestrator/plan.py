@@ -20,7 +20,8 @@ from orchestrator.group_plan import Reservation, Workers, backend_of, make_group
 from orchestrator.precision import check_precision
 from orchestrator.settings import Settings
 from orchestrator.strategies.deepspeed_config import check_deepspeed
-from orchestrator.strategies.specs import DeepSpeedStrategy, FSDPStrategy
+from orchestrator.strategies.elastic_arguments import check_elastic
+from orchestrator.strategies.specs import DeepSpeedStrategy, ElasticStrategy, FSDPStrategy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,7 @@ class Plan:
         num_nodes: Distinct nodes that were asked for; None for wherever there is room.
         use_gpu: Each worker has GPUs, or a part of one.
         device: The device of a run in this process, as torch writes it.
-        strategy: single, ddp or fsdp.
+        strategy: single, ddp, fsdp, deepspeed or elastic.
         backend: gloo or nccl; empty in this process.
         precision: As in the settings.
         group: What the workers are; None in this process.
@@ -65,7 +66,8 @@ class Plan:
                 f"precision {self.precision}."
             )
         if self.group is None:
-            return f"Runs in this process on {self.device}, precision {self.precision}."
+            how = "" if self.strategy == "single" else f" with strategy {self.strategy}"
+            return f"Runs in this process on {self.device}{how}, precision {self.precision}."
         workers = f"{self.num_workers} Ray worker{'s' if self.num_workers > 1 else ''}"
         nodes = "" if self.num_nodes is None else f" on {self.num_nodes} nodes"
         kind = _say_gpus(self.group.resource("GPU")) + _say_place(self.group)
@@ -214,6 +216,9 @@ def _strategy_of(settings: Settings, num_workers: int, device_type: str) -> str:
             "Trainer(strategy='fsdp_cpu_offload') keeps parts in the host's memory, and the workers have no "
             "GPUs that they would be kept out of. Use strategy='fsdp'."
         )
+    if isinstance(spec, ElasticStrategy):
+        check_elastic(settings, spec, num_workers)
+        return settings.strategy
     if num_workers == 1:
         return "single"
     if settings.strategy == "fsdp" and settings.sync_batchnorm:

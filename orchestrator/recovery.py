@@ -33,6 +33,7 @@ from orchestrator.private_state import PrivateState, PrivateStates, completed, d
 from orchestrator.standpoint import Standpoint, go_back_to
 from orchestrator.step_parts import visible
 from orchestrator.strategies.ddp import DataParallel
+from orchestrator.strategies.elastic import Elastic
 
 if TYPE_CHECKING:
     from orchestrator.engine import Engine
@@ -100,7 +101,7 @@ def can_recover(engine: Engine) -> bool:
     optimizers = engine.optimizers
     return (
         engine.place.peers is not None
-        and isinstance(engine.strategy, DataParallel)
+        and isinstance(engine.strategy, (DataParallel, Elastic))
         and engine.manual is None
         and len(optimizers) == 1
         and not needs_closure(optimizers[0])
@@ -222,7 +223,7 @@ class Recovery:
         self._entering = _Place(Standpoint(windows, meetings), own, left=left)
         states = self._strategy.gather(dumps(own))
         self._before, self._here, self._entering = self._here, self._entering, None
-        self._known = _Known(self._here.at, dict(enumerate(states)))
+        self._known = _Known(self._here.at, self._named(states))
         self._stands = True
         self._note()
 
@@ -276,12 +277,12 @@ class Recovery:
         Raises:
             RunLost: Nobody knows what a lost rank alone knew.
         """
-        arrives = self._engine.place.joins and self._here is None
+        arrives = self._arrives()
         while True:
             self._order = self._strategy.leave(self._engine.module) or self._order
             loop.drop_steps()
             if not arrives:
-                self._peers.rejoin()
+                self._rejoin()
             arrives = False
             try:
                 self._settle(loop)
@@ -289,6 +290,18 @@ class Recovery:
             except Exception as error:
                 if not self._peers.is_broken(error):
                     raise
+
+    def _arrives(self) -> bool:
+        """Whether this rank has come, and has formed a process group with the others already."""
+        return self._engine.place.joins and self._here is None
+
+    def _rejoin(self) -> None:
+        """Form the next process group."""
+        self._peers.rejoin()
+
+    def _named(self, states: list[bytes]) -> dict[int, bytes]:
+        """Return the states of all ranks by rank."""
+        return dict(enumerate(states))
 
     def _settle(self, loop: TrainingLoop) -> None:
         engine, strategy = self._engine, self._strategy

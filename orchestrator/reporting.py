@@ -47,20 +47,18 @@ class Reporting:
         """
         engine = self._engine
         slots = engine.train_slots
-        chosen = slots.stepped()
-        loss = _loss_in(outputs)
-        if loss is not None and all(slot.last is None or slot.last.device != loss.device for slot in chosen):
-            loss = None
-        values = slots.read_steps(chosen, loss)
-        named = list(zip(chosen, values, strict=False))
-        losses = [] if loss is None else values[-1:]
-        if engine.place.world_size > 1:
-            records = [slot.step_record(value) for slot, value in named]
+        if engine.place.world_size == 1:
+            named, losses = self._read_steps(outputs)
+        else:
             clock = engine.validation_clock
             is_up = clock is not None and clock.is_up()
-            gathered = engine.strategy.gather(
-                (records, slots.announce(), losses, bool(engine.trainer.should_stop), is_up)
-            )
+
+            def own() -> tuple[list[Record], list[dict[str, Any]], list[float], bool, bool]:
+                named, losses = self._read_steps(outputs)
+                records = [slot.step_record(value) for slot, value in named]
+                return records, slots.announce(), losses, bool(engine.trainer.should_stop), is_up
+
+            gathered = slots.gather(engine.strategy, own)
             engine.take_agreement([stop for _, _, _, stop, _ in gathered])
             if clock is not None:
                 clock.agreed = gathered[0][4]
@@ -68,9 +66,19 @@ class Reporting:
                 slots.adopt(descriptions)
             losses = [item for _, _, found, *_ in gathered for item in found]
             named = _combined_steps(slots, [found for found, *_ in gathered])
-        self._put_steps(named)
+        self._put_steps(slots, named)
         self._mention_what_is_not_finite(named, losses)
         self._send({slot.step_name: value for slot, value in named if slot.choices.logger}, self._last_step())
+
+    def _read_steps(self, outputs: Any) -> tuple[list[tuple[Slot, float]], list[float]]:
+        """Return the values of this rank's last step, and its loss where that is read with them."""
+        slots = self._engine.train_slots
+        chosen = slots.stepped()
+        loss = _loss_in(outputs)
+        if loss is not None and all(slot.last is None or slot.last.device != loss.device for slot in chosen):
+            loss = None
+        values = slots.read_steps(chosen, loss)
+        return list(zip(chosen, values, strict=False)), [] if loss is None else values[-1:]
 
     def log_evaluation_step(self, slots: LogSlots, stage: str, loader: int) -> None:
         """Hand the values that a batch of an evaluation has logged ``on_step`` to the loggers, with one copy.
@@ -108,21 +116,29 @@ class Reporting:
             steps: Also put the values of the steps since the last log point on the board.
         """
         strategy = self._engine.strategy
-        objects = slots.wanted_metrics()
-        chosen = slots.stepped() if steps else []
-        named = list(zip(chosen, slots.read_steps(chosen), strict=True))
         if strategy.world_size == 1:
+            objects = slots.wanted_metrics()
+            chosen = slots.stepped() if steps else []
+            named = list(zip(chosen, slots.read_steps(chosen), strict=True))
             records = [slots.epoch_records()]
             computed = {path: metric.compute() for path, metric in objects.items()}
         else:
-            last = [slot.step_record(value) for slot, value in named]
-            gathered = strategy.gather((last, slots.epoch_records(), slots.announce(), shares(objects)))
+
+            def own() -> tuple[list[Record], list[Record], list[dict[str, Any]], dict[str, Share]]:
+                chosen = slots.stepped() if steps else []
+                last = [
+                    slot.step_record(value)
+                    for slot, value in zip(chosen, slots.read_steps(chosen), strict=True)
+                ]
+                return last, slots.epoch_records(), slots.announce(), shares(slots.wanted_metrics())
+
+            gathered = slots.gather(strategy, own)
             for _, _, descriptions, _ in gathered:
                 slots.adopt(descriptions)
             named = _combined_steps(slots, [found for found, _, _, _ in gathered])
             records = [found for _, found, _, _ in gathered]
             computed = self._compute_together(slots, [sent for _, _, _, sent in gathered])
-        self._put_steps(named)
+        self._put_steps(slots, named)
         self._refuse_monitors()
         values = combine(records)
         values.update(slots.take_computed(_numbers(slots, computed)))
@@ -140,11 +156,13 @@ class Reporting:
         wanted = list(dict.fromkeys(path for by_path in sent for path in by_path))
         lacking = [path for path in wanted if any(path not in by_path for by_path in sent)]
         if lacking:
-            slots.objects.share_states()
-            mine = sent[self._engine.place.rank]
-            added = shares({path: slots.objects.at(path) for path in lacking if path not in mine})
-            for by_path, more in zip(sent, self._engine.strategy.gather(added), strict=True):
-                by_path.update(more)
+
+            def own() -> dict[str, Share]:
+                slots.objects.share_states()
+                return shares({path: slots.objects.at(path) for path in lacking})
+
+            for by_path, more in zip(sent, slots.gather(self._engine.strategy, own), strict=True):
+                by_path.update({path: share for path, share in more.items() if path not in by_path})
         return {path: compute(slots.objects.at(path), [by_path[path] for by_path in sent]) for path in wanted}
 
     def log_epoch(self, slots: LogSlots, values: dict[tuple[str, str], float]) -> None:
@@ -184,10 +202,11 @@ class Reporting:
                     "rank, without rank_zero_only."
                 )
 
-    def _put_steps(self, named: list[tuple[Slot, float]]) -> None:
+    def _put_steps(self, slots: LogSlots, named: list[tuple[Slot, float]]) -> None:
         for slot, value in named:
             self._engine.board.put_step(slot, value)
             slot.stepped = False
+        slots.end_steps()
 
     def _last_step(self) -> int:
         state = self._engine.state

@@ -16,6 +16,7 @@ from torch import Tensor
 from orchestrator.board import Board
 from orchestrator.callbacks.callback import Callback
 from orchestrator.errors import MisconfigurationError
+from orchestrator.logical_ranks import logical_ranks_of
 from orchestrator.optimizers import refuse_accumulation
 from orchestrator.plan import Plan
 from orchestrator.settings import Settings
@@ -112,13 +113,18 @@ class RunView:
     @property
     def world_size(self) -> int:
         """Ranks."""
-        return self.plan.num_workers if self.engine is None else self.engine.place.world_size
+        if self.engine is not None:
+            return self.engine.place.world_size
+        return logical_ranks_of(self.settings, self.plan.num_workers) or self.plan.num_workers
 
     @property
     def global_rank(self) -> int:
-        """This process's rank."""
+        """This process's rank; under ``strategy="elastic"`` the logical rank that runs, else the first of
+        those that it hosts.
+        """
         if self.engine is not None:
-            return self.engine.place.rank
+            logical = self.engine.logical
+            return self.engine.place.rank if logical is None else logical.shown
         return 0 if self.plan.launched is None else self.plan.launched.rank
 
     @property

@@ -30,8 +30,8 @@ def build_step(parts: StepParts) -> Step:
 
     It returns what the module's training step returned.
     """
-    forward_backward = _build_forward_backward(parts)
-    finish = _build_finish(parts)
+    forward_backward = build_forward_backward(parts)
+    finish = build_finish(parts)
     optimizer = parts.optimizer
     state, window = parts.state, parts.window
     if optimizer is None:
@@ -45,7 +45,7 @@ def build_step(parts: StepParts) -> Step:
         return step_without
     if _calls_optimizer_itself(parts):
         return build_closure_step(parts, forward_backward, finish)
-    commit = _build_commit(parts, optimizer, finish)
+    commit = build_commit(parts, optimizer, finish)
 
     def step(batch: Any, batch_idx: int) -> Any:
         outputs = forward_backward(batch, batch_idx)
@@ -63,9 +63,9 @@ def build_empty_step(parts: StepParts) -> EmptyStep:
     """
     module, optimizer, state, window = parts.module, parts.optimizer, parts.state, parts.window
     strategy = parts.strategy
-    finish = _build_finish(parts)
-    zero_grad = _build_zero_grad(parts)
-    commit = None if optimizer is None else _build_commit(parts, optimizer, finish)
+    finish = build_finish(parts)
+    zero_grad = build_zero_grad(parts)
+    commit = None if optimizer is None else build_commit(parts, optimizer, finish)
     along = _build_along(parts) if strategy.in_step else None
     own_step = _calls_optimizer_itself(parts)
 
@@ -81,7 +81,7 @@ def build_empty_step(parts: StepParts) -> EmptyStep:
         if not window.last:
             return
         if own_step:
-            _make_scale(parts)
+            make_scale(parts)
             module.optimizer_step(state.epoch, batch_idx, parts.wrapped, _nothing)  # type: ignore[arg-type]
             state.global_step += 1
         else:
@@ -114,9 +114,7 @@ def _calls_optimizer_itself(parts: StepParts) -> bool:
     return parts.optimizer is not None and needs_closure(parts.optimizer)
 
 
-def _build_commit(
-    parts: StepParts, optimizer: Optimizer, finish: Callable[[], None]
-) -> Callable[[Any], None]:
+def build_commit(parts: StepParts, optimizer: Optimizer, finish: Callable[[], None]) -> Callable[[Any], None]:
     """Return what ends a window, given what the training step returned: the rest of the reduction, clipping,
     and the optimizer's step.
     """
@@ -132,7 +130,7 @@ def _build_commit(
 
     def guarded_commit(outputs: Any) -> None:
         if scaler is not None:
-            _make_scale(parts)
+            make_scale(parts)
         finish()
         if before_commit is not None:
             before_commit(outputs)
@@ -146,13 +144,13 @@ def _build_commit(
     return guarded_commit
 
 
-def _make_scale(parts: StepParts) -> None:
+def make_scale(parts: StepParts) -> None:
     """Let the scaler make its scale, where no loss has done so yet."""
     if parts.precision.scaler is not None:
         parts.precision.scaler.scale(torch.zeros((), device=parts.strategy.device))
 
 
-def _build_zero_grad(parts: StepParts) -> Callable[[int], None]:
+def build_zero_grad(parts: StepParts) -> Callable[[int], None]:
     """Return what opens a window: the hooks and the zeroing of gradients."""
     module, slots, state, optimizer = parts.module, parts.slots, parts.state, parts.optimizer
     before = parts.hooks["on_before_zero_grad"]
@@ -176,7 +174,8 @@ def _build_zero_grad(parts: StepParts) -> Callable[[int], None]:
     return zero_grad
 
 
-def _build_forward_backward(parts: StepParts) -> Step:
+def build_forward_backward(parts: StepParts) -> Step:
+    """Return what runs a batch forward and backward, and opens the window where it is the first."""
     module, strategy, slots, hooks, window = (
         parts.module,
         parts.strategy,
@@ -189,7 +188,7 @@ def _build_forward_backward(parts: StepParts) -> Step:
     reduced_step, local_step = strategy.training_step, strategy.local_step
     alone = strategy.world_size == 1
     before_backward, after_backward = hooks["on_before_backward"], hooks["on_after_backward"]
-    zero_grad = _build_zero_grad(parts)
+    zero_grad = build_zero_grad(parts)
     own_backward = overrides(module, "backward", LightningModule)
     table = slots.table_for("training_step")
     counts = parts.counts
@@ -253,7 +252,7 @@ def _build_forward_backward(parts: StepParts) -> Step:
     return forward_backward
 
 
-def _build_finish(parts: StepParts) -> Callable[[], None]:
+def build_finish(parts: StepParts) -> Callable[[], None]:
     """Return what runs between the last backward of a window and the optimizer's step."""
     module, slots, hooks, window = parts.module, parts.slots, parts.hooks, parts.window
     scaler, optimizer, strategy = parts.precision.scaler, parts.optimizer, parts.strategy

@@ -200,6 +200,12 @@ def _progress(engine: Engine) -> dict[str, Any]:
         in_window = bool(state.epoch_batches % engine.accumulate) and not feed.is_last
     if engine.manual is not None:
         in_window = engine.manual.holds_gradients
+    if in_window and engine.logical is not None:
+        raise RuntimeError(
+            f"Trainer(strategy='elastic') cannot save a checkpoint after batch {state.epoch_batches} of the "
+            f"epoch, within a window of {engine.accumulate} accumulated batches: only the first logical rank "
+            "of each process has run it. Save after an optimizer step."
+        )
     if in_window and engine.strategy.in_step:
         raise RuntimeError(
             f"Trainer(strategy={engine.strategy.name!r}) cannot save a checkpoint after batch "
@@ -226,8 +232,16 @@ def _progress(engine: Engine) -> dict[str, Any]:
     return {
         "cursor": cursor.to_dict(),
         "epoch_totals": [batches, samples],
-        "ranks": engine.strategy.gather(own),
+        "ranks": engine.strategy.gather(own) if engine.logical is None else _by_logical_rank(engine, own),
     }
+
+
+def _by_logical_rank(engine: Engine, own: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what each logical rank has for itself, by logical rank. Communicates."""
+    logged = own["metrics"].get("ranks", {})
+    mine = {rank: {**own, "metrics": logged.get(rank, {})} for rank in engine.logical.hosted}  # type: ignore[union-attr]
+    found = {rank: item for part in engine.strategy.gather(mine) for rank, item in part.items()}
+    return [found[rank] for rank in sorted(found)]
 
 
 def read_for(engine: Engine) -> dict[str, Any]:
@@ -339,6 +353,9 @@ def restore_training(engine: Engine, content: dict[str, Any]) -> Resumed | None:
     batches, samples = ours["epoch_totals"]
     ranks = ours["ranks"]
     mine = ranks[engine.place.rank] if engine.place.rank < len(ranks) else None
+    if engine.logical is not None and len(ranks) == engine.place.world_size:
+        logged = {rank: ranks[rank]["metrics"] for rank in engine.logical.hosted if ranks[rank]["metrics"]}
+        mine = {**ranks[0], "metrics": {"ranks": logged}}
     state = engine.state
     if state.epoch_ended:
         state.end_epoch(batches, samples)

@@ -17,6 +17,15 @@ from orchestrator.strategies.strategy import Strategy
 def make_strategy(settings: Settings, place: Place, precision: Precision) -> Strategy:
     """Return the strategy of one rank."""
     spec = settings.strategy_spec
+    if place.logical_ranks is not None:
+        from orchestrator.strategies.elastic import Elastic
+
+        return Elastic(
+            place.device,
+            logical_ranks=place.logical_ranks,
+            grouped=place.grouped,
+            threads=settings.threads_per_worker or 1,
+        )
     if place.world_size == 1:
         return Alone(place.device)
     if isinstance(spec, FSDPStrategy):

@@ -12,6 +12,7 @@ from orchestrator.errors import MisconfigurationError, suggest
 from orchestrator.strategies.specs import (
     DDPStrategy,
     DeepSpeedStrategy,
+    ElasticStrategy,
     FSDPStrategy,
     SingleDeviceStrategy,
     Spec,
@@ -37,6 +38,7 @@ NAMES: dict[str, Spec | None] = {
     "deepspeed_stage_2_offload": DeepSpeedStrategy(stage=2, offload_optimizer=True),
     "deepspeed_stage_3": DeepSpeedStrategy(stage=3),
     "deepspeed_stage_3_offload": DeepSpeedStrategy(stage=3, offload_optimizer=True, offload_parameters=True),
+    "elastic": ElasticStrategy(),
 }
 _XLA = "XLA devices are not supported. Leave strategy out."
 _REFUSED = {
@@ -59,8 +61,8 @@ _REFUSED = {
 def parse_strategy(value: Any) -> tuple[str, Spec | None, str]:
     """Return what ``Trainer(strategy=value)`` means: (name, spec, note).
 
-    The name is auto, single, ddp, fsdp or deepspeed; the spec is None for auto; the note is what the plan
-    adds about a name that means something else in Lightning, or an empty string.
+    The name is auto, single, ddp, fsdp, deepspeed or elastic; the spec is None for auto; the note is what the
+    plan adds about a name that means something else in Lightning, or an empty string.
 
     Raises:
         MisconfigurationError: There is no such strategy, or it cannot run.
@@ -90,8 +92,8 @@ def parse_strategy(value: Any) -> tuple[str, Spec | None, str]:
         )
     raise MisconfigurationError(
         f"Trainer(strategy={value!r}) is unknown.{suggest(value, NAMES)} "
-        "Use 'auto', 'single', 'ddp', 'fsdp', 'deepspeed', or one of orchestrator.strategies, such as "
-        "DDPStrategy(...)."
+        "Use 'auto', 'single', 'ddp', 'fsdp', 'deepspeed', 'elastic', or one of orchestrator.strategies, "
+        "such as DDPStrategy(...)."
     )
 
 

@@ -197,7 +197,57 @@ class DeepSpeedStrategy:
         object.__setattr__(self, "config", read_config(self.config, self.stage))
 
 
-Spec = SingleDeviceStrategy | DDPStrategy | FSDPStrategy | DeepSpeedStrategy
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ElasticStrategy:
+    """The mathematics of a fixed number of logical ranks, on any number of processes, to the same bits.
+
+    Attributes:
+        logical_ranks: V: the ranks that samples are dealt to, and gradients averaged over; one a process of
+            the start when None.
+        min_workers: Go on with so many processes without waiting when others are lost.
+        max_workers: Take in so many at most; as many as at the start when None.
+        process_group_backend: ``"gloo"`` or ``"nccl"``; by the device when None.
+        timeout: How long a process waits for another; `Trainer(collective_timeout_s=...)` when None.
+    """
+
+    name: ClassVar[str] = "elastic"
+    logical_ranks: int | None = None
+    min_workers: int = 1
+    max_workers: int | None = None
+    process_group_backend: str | None = None
+    timeout: timedelta | float | None = None
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for name in ("logical_ranks", "min_workers", "max_workers"):
+            value = getattr(self, name)
+            optional = name != "min_workers"
+            if value is None and optional:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise MisconfigurationError(
+                    f"ElasticStrategy({name}={value!r}). Use a whole number of at least "
+                    f"1{' or None' if optional else ''}."
+                )
+        most = self.max_workers
+        if most is not None and most < self.min_workers:
+            raise MisconfigurationError(
+                f"ElasticStrategy(min_workers={self.min_workers}, max_workers={most}) leaves no number of "
+                "workers. Use a max_workers that is not below min_workers."
+            )
+        for name in ("min_workers", "max_workers"):
+            value = getattr(self, name)
+            if value is not None and self.logical_ranks is not None and value > self.logical_ranks:
+                raise MisconfigurationError(
+                    f"ElasticStrategy(logical_ranks={self.logical_ranks}, {name}={value}): a worker hosts at "
+                    f"least one logical rank. Use at most {self.logical_ranks} workers, or more logical "
+                    "ranks."
+                )
+        _check_backend("ElasticStrategy", self.process_group_backend)
+        _check_timeout("ElasticStrategy", self.timeout)
+
+
+Spec = SingleDeviceStrategy | DDPStrategy | FSDPStrategy | DeepSpeedStrategy | ElasticStrategy
 
 
 def timeout_s(spec: Spec | None) -> float | None:

@@ -1,0 +1,178 @@
+"""Runs schedules of faults on nodes of their own, and compares each with the undisturbed run in one process.
+
+    python -m tests.chaos.campaign                  # 100 schedules
+    python -m tests.chaos.campaign --seeds 17       # one of them alone
+    python -m tests.chaos.campaign --seeds 0 1 2 --cut-off-s 200
+
+Each schedule is printed before it runs, and what came of it behind: the hashes, the longest time between two
+committed steps, the numbers of processes. The status is 1 where a hash differs, or a run did not end. Needs
+root and network namespaces, on Linux.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from tests import netlab
+from tests.chaos.schedules import Fault, Schedule, draw
+from tests.netlab import NetLab
+
+NODES = 4
+PAUSE_S = 0.1
+
+
+def expected(schedule: Schedule, folder: Path) -> dict[str, Any]:
+    """Return what the run gives in one process, where nothing happens."""
+    folder.mkdir()
+    given = asdict(schedule) | {"workers": 1}
+    found = subprocess.run(
+        [sys.executable, "-m", "tests.chaos.training", json.dumps(given), str(folder), "0"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    return _last_json(found.stdout)
+
+
+def disturbed(schedule: Schedule, lab: NetLab, folder: Path, cut_off_s: float) -> dict[str, Any]:
+    """Run a schedule with its faults; return what it gave, with the times of its steps."""
+    folder.mkdir()
+    with open(folder / "output", "w", encoding="utf-8") as output:
+        process = lab.popen(
+            0,
+            [
+                sys.executable,
+                "-m",
+                "tests.chaos.training",
+                json.dumps(asdict(schedule)),
+                str(folder),
+                str(PAUSE_S),
+            ],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={"PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])},
+        )
+    mends: list[int] = []
+    try:
+        deadline = time.monotonic() + cut_off_s
+        for fault in schedule.faults:
+            while len(_steps(folder)) < fault.step and process.poll() is None:
+                if time.monotonic() > deadline:
+                    raise AssertionError((folder / "output").read_text(encoding="utf-8"))
+                time.sleep(0.01)
+            mends += _strike(fault, lab, folder)
+        process.wait(timeout=max(1.0, deadline - time.monotonic()))
+    finally:
+        process.kill()
+        process.wait()
+        for node in mends:
+            lab.link_up(node)
+    text = (folder / "output").read_text(encoding="utf-8")
+    assert process.returncode == 0, text
+    steps = [line.split() for line in _steps(folder)]
+    waits = [float(later[1]) - float(sooner[1]) for sooner, later in pairwise(steps)]
+    return {
+        **_last_json(text),
+        "wait_s": max(waits, default=0.0),
+        "processes": sorted({int(item[2]) for item in steps}),
+    }
+
+
+def _strike(fault: Fault, lab: NetLab, folder: Path) -> list[int]:
+    """Let a fault happen; return the nodes whose link is to be mended. The driver's node is never cut."""
+    alive = [(node, pid) for node in range(16) for pid in _workers(lab, folder, node)]
+    apart = [item for item in alive if item[0] != 0]
+    hit = alive if fault.kind in ("kill", "freeze") else apart
+    if not hit:
+        return []
+    node, pid = hit[fault.target % len(hit)]
+    if fault.kind == "kill":
+        os.kill(pid, signal.SIGKILL)
+    elif fault.kind == "freeze":
+        lab.freeze(pid)
+    elif fault.kind == "kill a node":
+        for _, other in [item for item in alive if item[0] == node]:
+            os.kill(other, signal.SIGKILL)
+    else:
+        lab.link_down(node)
+        return [node]
+    return []
+
+
+def _workers(lab: NetLab, folder: Path, node: int) -> list[int]:
+    """Return the processes of a node that have trained and are there, in order."""
+    with contextlib.suppress(Exception):
+        there = set(lab.pids(node))
+        return sorted(pid for pid in there if (folder / f"pid.{pid}").exists())
+    return []
+
+
+def _steps(folder: Path) -> list[str]:
+    path = folder / "steps"
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def _last_json(text: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(next(line for line in reversed(text.splitlines()) if line[:1] == "{"))
+    return found
+
+
+def run(seeds: list[int], cut_off_s: float) -> int:
+    """Run the schedules of these seeds; return how many failed."""
+    failed = 0
+    known: dict[tuple[Any, ...], dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as name, NetLab(nodes=NODES, cpus=1) as lab:
+        for seed in seeds:
+            schedule = draw(seed, nodes=NODES)
+            print(schedule.describe(), flush=True)
+            folder = Path(name) / str(seed)
+            key = schedule.logical_ranks, schedule.optimizer, schedule.accumulate
+            try:
+                if key not in known:
+                    known[key] = expected(schedule, folder.with_suffix(".alone"))
+                found = disturbed(schedule, lab, folder, cut_off_s)
+                same = all(found[item] == known[key][item] for item in ("hash", "steps", "metrics"))
+                said = "the same" if same else f"ANOTHER: {known[key]}, {found}"
+                print(
+                    f"  {said}: {found['hash'][:16]}, longest wait {found['wait_s']:.2f} s, processes "
+                    f"{found['processes']}",
+                    flush=True,
+                )
+            except (AssertionError, subprocess.TimeoutExpired) as error:
+                same = False
+                print(f"  FAILED: {error}", flush=True)
+            failed += not same
+    return failed
+
+
+def main() -> None:
+    """Run the campaign."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(100)))
+    parser.add_argument("--cut-off-s", type=float, default=300.0, help="a run that takes longer has failed")
+    arguments = parser.parse_args()
+    reason = netlab.missing()
+    if reason is not None:
+        raise SystemExit(f"Chaos needs network namespaces: {reason}.")
+    failed = run(arguments.seeds, arguments.cut_off_s)
+    print(f"{len(arguments.seeds) - failed} of {len(arguments.seeds)} schedules gave the same bits.")
+    raise SystemExit(failed > 0)
+
+
+if __name__ == "__main__":
+    main()
