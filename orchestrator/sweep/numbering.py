@@ -27,3 +27,11 @@ class Numbering:
             name = self._names[trial.trial_id] = f"trial_{self._next:05d}"
             self._next += 1
         return name
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Numbering:
+        """Return this very object: Tune copies a sweep's description for each trial, and there is one row."""
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the names behind: each trial's saved state holds a pickle of this."""
+        return {"_next": self._next, "_names": {}}

@@ -195,12 +195,14 @@ class Sweep:
     def _finish(self, grid: Any, path: str) -> SweepResult:
         """Write the tables and return the result."""
         from orchestrator.sweep.records import read
+        from orchestrator.sweep.report import write_report
         from orchestrator.sweep.result import SweepResult
         from orchestrator.sweep.tables import write_tables
 
         records = read(path)
         metric, mode = self.arguments.metric, self.arguments.mode
         write_tables(path, records, metric, mode)
+        write_report(path)
         if grid.num_errors == len(grid) > 0:
             first = next((record.error for record in records if record.error), "unknown")
             raise SweepError(

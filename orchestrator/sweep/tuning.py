@@ -71,7 +71,7 @@ def run_trials(
         trial_dirname_creator=numbering,
     )
     checkpoint_config = arguments.checkpoint_config or tune.CheckpointConfig(
-        num_to_keep=1 if saves else None,
+        num_to_keep=checkpoints_to_keep(scheduler) if saves else None,
         checkpoint_score_attribute=arguments.metric if saves else None,
         checkpoint_score_order=arguments.mode,
     )
@@ -104,6 +104,19 @@ def run_trials(
     return grid
 
 
+def checkpoints_to_keep(scheduler: Any) -> int:
+    """Return how many checkpoints a trial keeps, besides its last.
+
+    Population based training lets a trial go on from another's checkpoint some reports later, so it must not
+    be gone by then.
+    """
+    interval = getattr(scheduler, "_perturbation_interval", None)
+    if interval is None:
+        return 1
+    by_reports = getattr(scheduler, "_time_attr", "") == "training_iteration"
+    return 2 * int(interval) + 2 if by_reports else 10
+
+
 def _has_snapshot(path: str) -> bool:
     """Return whether Tune has had the time to write down which trials there are."""
     return any(name.startswith("experiment_state-") for name in os.listdir(path))
@@ -113,7 +126,7 @@ def _has_snapshot(path: str) -> bool:
 def _quiet() -> Iterator[None]:
     """Keep Ray Tune from printing tables and one failure several times; put everything back afterwards."""
     added = {name: value for name, value in _QUIET.items() if name not in os.environ}
-    loggers = [logging.getLogger(name) for name in ("ray.tune", "ray.train")]
+    loggers = [logging.getLogger(name) for name in ("ray.tune", "ray.train", "optuna")]
     levels = [logger.level for logger in loggers]
     os.environ.update(added)
     for logger in loggers:
