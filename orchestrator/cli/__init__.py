@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import orchestrator
-from orchestrator.cli import info, jobs, manifest, runs, submit, training
+from orchestrator.cli import info, jobs, manifest, runs, submit, sweep, training
 from orchestrator.errors import suggest
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class Command(Protocol):
 
 
 _COMMANDS: dict[str, Command] = {
+    "sweep": sweep,
     "runs": runs,
     "submit": submit,
     "jobs": jobs,

@@ -46,6 +46,7 @@ class TrialJob:
         num_workers: Workers that a trial has reserved besides its own process.
         resources_per_worker: What each of them has reserved.
         threads: Of torch's kernels in a trial that trains in its own process.
+        has_gpu: A trial has reserved a GPU, or a part of one, for its own process.
         folder: The driver's working directory.
     """
 
@@ -57,6 +58,7 @@ class TrialJob:
     num_workers: int
     resources_per_worker: dict[str, float]
     threads: int
+    has_gpu: bool
     folder: str
 
 
@@ -68,6 +70,8 @@ class TrialActor(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Take the sweep's job and the first trial's configuration."""
         self._job: TrialJob = ray.get(self.job_ref)
+        if not self._job.has_gpu:  # Ray lets a process see the GPUs that it has not reserved
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self._config = config
         self._origin: Origin | None = None
         self._inbox: str | None = None

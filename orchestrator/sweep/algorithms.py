@@ -228,7 +228,7 @@ def make_scheduler(scheduler: Any) -> Any:
                 f"Sweep(scheduler={scheduler!r}) needs to know what to change. Use "
                 f"ray.tune.schedulers.{_NEED_MORE[scheduler]}."
             )
-        return _load("scheduler", scheduler, SCHEDULERS)()
+        return scheduler_class(scheduler)()
     from ray.tune.schedulers import TrialScheduler
 
     if not isinstance(scheduler, TrialScheduler):
@@ -243,6 +243,15 @@ def make_scheduler(scheduler: Any) -> Any:
             "are compared by. Leave metric and mode out of the scheduler."
         )
     return scheduler
+
+
+def scheduler_class(name: str) -> Any:
+    """Return the class of the scheduler of that name.
+
+    Raises:
+        MisconfigurationError: There is none, or its package is not installed.
+    """
+    return _load("scheduler", name, SCHEDULERS)
 
 
 def _load(argument: str, name: str, known: Mapping[str, tuple[str, str, tuple[str, ...], str]]) -> Any:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import ray
 from ray import tune
 
+from orchestrator.sweep.hparams_board import write_hparams
 from orchestrator.sweep.records import EventFile, Status
 from orchestrator.sweep.trial import MetricNotLogged
 
@@ -43,18 +44,23 @@ class Follower(tune.Callback):
         path: The sweep's directory.
         display: Where the user looks.
         scheduler: Whose decisions a restored run needs; None where it has none to keep.
+        metric: What trials are compared by.
+        mode: ``"min"`` or ``"max"``.
 
     Attributes:
         fatal: What no trial can go well with; None as long as nothing was found.
     """
 
-    def __init__(self, path: str, display: Display, scheduler: Any) -> None:
+    def __init__(self, path: str, display: Display, scheduler: Any, *, metric: str, mode: str) -> None:
         self.fatal: MetricNotLogged | None = None
         self._events = EventFile(path)
         self._display = display
         self._scheduler = scheduler
         self._stopped: set[str] = set()  # whose last report was answered with a stop
         self._open: set[str] = set()
+        self._metric = metric
+        self._better = min if mode == "min" else max
+        self._best: dict[str, float] = {}  # of the trials that have not ended
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Note a start."""
@@ -67,6 +73,9 @@ class Follower(tune.Callback):
         """Note a report."""
         if result.get("done"):
             self._stopped.add(str(trial))
+        if self._metric in result and not result.get("diverged"):
+            value = float(result[self._metric])
+            self._best[str(trial)] = self._better(value, self._best.get(str(trial), value))
         self._events.reported(str(trial), result)
         self._display.reported(str(trial), trial.config, result)
 
@@ -114,6 +123,10 @@ class Follower(tune.Callback):
         self._open.discard(name)
         self._stopped.discard(name)
         self._events.ended(name, status, error)
+        best, last = self._best.pop(name, None), trial.last_result or {}
+        if best is not None and self._metric in last:
+            reports = last["training_iteration"]
+            write_hparams(trial.path, trial.config, self._metric, last[self._metric], best, reports)
         self._display.ended(name, trial.config, status, trial.last_result or {}, _with_place(error, trial))
 
 

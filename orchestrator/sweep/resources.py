@@ -80,10 +80,13 @@ def parse_resources(given: Any) -> TrialRoom:
     raise MisconfigurationError(f"Sweep(resources_per_trial={given!r}). {_FORMS}")
 
 
-def room_of(spec: GroupSpec | None, threads: int | None = None) -> TrialRoom:
-    """Return what a trial reserves whose Trainer runs on such a group, or in its own process."""
+def room_of(spec: GroupSpec | None, threads: int | None = None, *, gpus: float = 0.0) -> TrialRoom:
+    """Return what a trial reserves whose Trainer runs on such a group, or in its own process on `gpus` GPUs
+    with so many threads.
+    """
     if spec is None:
-        return TrialRoom(own={"CPU": float(threads or 1)})
+        own = {"CPU": float(threads or 1)}
+        return TrialRoom(own={**own, "GPU": gpus} if gpus else own)
     return TrialRoom(
         own={},
         workers=(dict(spec.resources_per_worker),) * spec.num_workers,

@@ -10,6 +10,7 @@ hurt others: its error is said once, with its configuration, and stands in the r
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -149,6 +150,7 @@ class Sweep:
             num_workers=len(self.room.workers),
             resources_per_worker=dict(self.room.workers[0]) if self.room.workers else {},
             threads=self.room.threads,
+            has_gpu=self.room.own.get("GPU", 0) > 0,
             folder=os.getcwd(),
         )
         description = Description(
@@ -162,7 +164,9 @@ class Sweep:
         )
         with claim(arguments.storage_path, arguments.name, description) as claimed:
             display = self._display(total)
-            follower = Follower(claimed.path, display, scheduler)
+            follower = Follower(
+                claimed.path, display, scheduler, metric=arguments.metric, mode=arguments.mode
+            )
             try:
                 grid = run_trials(
                     trainable_for(job, name, factory(self.room)),
@@ -190,6 +194,10 @@ class Sweep:
         if not self.verbose:
             return Silence()
         names = searched_names(self.space)
+        if sys.stderr.isatty():
+            from orchestrator.sweep.live import TrialTable
+
+            return TrialTable(self.arguments.metric, self.arguments.mode, names, total)
         return TrialLines(self.arguments.metric, names, total)
 
     def _finish(self, grid: Any, path: str) -> SweepResult:
@@ -247,9 +255,13 @@ def _room(train: object, resources_per_trial: Any) -> TrialRoom:
         return parse_resources(resources_per_trial)
     from orchestrator.trainer import Trainer
 
-    plan = Trainer(**{"accelerator": "cpu", **train.trainer}).plan
+    options = dict(train.trainer)
+    gpus = 1.0 if options.get("accelerator") in ("gpu", "cuda") and options.get("devices", 1) == 1 else 0.0
+    if gpus:  # the driver need not see the GPU that a trial will have
+        options["accelerator"] = "cpu"
+    plan = Trainer(**{"accelerator": "cpu", **options}).plan
     if resources_per_trial is None:
-        return room_of(plan.group, dict(train.trainer).get("threads_per_worker"))
+        return room_of(plan.group, options.get("threads_per_worker"), gpus=gpus)
     room: TrialRoom = parse_resources(resources_per_trial)
     wanted = plan.num_workers if plan.on_group else 0
     if len(room.workers) != wanted:
