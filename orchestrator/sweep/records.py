@@ -8,6 +8,7 @@ cut short is left out on reading; of reports that were made again after a crash,
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -62,9 +63,9 @@ class TrialRecord:
         ]
 
     def best(self, metric: str, mode: str) -> tuple[int, float] | None:
-        """Return the number and value of the best report; the first of equals; None without one."""
+        """Return the number and value of the best finite report, the first of equals; None without one."""
         sign = 1 if mode == "min" else -1
-        good = [item for item in self.values(metric) if not self.reports[item[0]].get("diverged")]
+        good = [item for item in self.values(metric) if math.isfinite(item[1])]
         return min(good, key=lambda item: sign * item[1], default=None)
 
 

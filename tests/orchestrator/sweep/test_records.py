@@ -16,9 +16,7 @@ def write_some(folder: Path) -> None:
     """Two trials: one that was resumed, and one that diverged."""
     events = EventFile(str(folder))
     events.started("trial_00001", {"lr": 0.1, "net": {"width": 4}, "kind": Path})
-    events.reported(
-        "trial_00001", {"training_iteration": 1, "loss": 0.5, "date": "today", "time_total_s": 1.0}
-    )
+    events.reported("trial_00001", {"training_iteration": 1, "loss": 0.5, "date": "today"})
     events.reported("trial_00001", {"training_iteration": 2, "loss": 0.1, "time_total_s": 2.0})
     events.started("trial_00001", {"lr": 0.1, "net": {"width": 4}, "kind": Path})
     events.reported("trial_00001", {"training_iteration": 2, "loss": 0.3, "time_total_s": 2.5})
