@@ -106,11 +106,11 @@ def _agree(name: str, given: Mapping[str, Any], config: Any, kind: str) -> Any:
     """Return what an argument or a field of Ray's object says; refuse two that differ."""
     default = _DEFAULTS.get(name)
     said, other = given[name], getattr(config, name, None)
-    if other is None or other == default:
+    if other is None or other in (default, getattr(type(config)(), name)):
         return said
     if said is None or said == default:
         return other
-    if said != other:
+    if (os.fspath(said) if isinstance(said, os.PathLike) else said) != other:
         raise _contradiction(name, said, kind, other)
     return said
 
