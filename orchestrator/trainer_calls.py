@@ -102,6 +102,9 @@ class TrainerCalls(TrainerView):
         if fn == "fit" and job.ckpt_path is None and not self.plan.on_group:
             requeue = find_requeue(os.environ, self.plugins.environment, self.settings.default_root_dir)
             job.ckpt_path = self._ckpt_path = checkpoint_to_resume(os.environ, requeue)
+        trial = current_trial()
+        if fn == "fit" and trial is not None:
+            job.ckpt_path = trial.take_start(job.ckpt_path)
         self._module, self._datamodule = job.module, job.datamodule
         self.callbacks = with_module_callbacks(self.callbacks, job.module)
         self.should_stop = False

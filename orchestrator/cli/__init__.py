@@ -26,6 +26,7 @@ from orchestrator.cli import (
     report,
     runs,
     submit,
+    sweep,
     trace,
     training,
 )
@@ -78,6 +79,7 @@ class Command(Protocol):
 
 
 _COMMANDS: dict[str, Command] = {
+    "sweep": sweep,
     "runs": runs,
     "report": report,
     "replay": replay,

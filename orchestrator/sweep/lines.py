@@ -1,62 +1,93 @@
-"""What a sweep says while it runs: one line as each trial ends."""
+"""What a sweep says where nobody watches a terminal: one line as each trial ends."""
 
 from __future__ import annotations
 
-import os
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ray
-from ray import tune
+from orchestrator.sweep.records import Status
+from orchestrator.sweep.space import value_at
 
 
-class TrialLines(tune.Callback):
+class TrialLines:
     """Prints the configuration and the last value of the metric of each trial that ends.
 
     Args:
         metric: What trials are compared by.
-        names: The configuration's keys to show.
+        names: The paths in a configuration to show.
+        total: Trials that there will be; None where that is not known.
     """
 
-    def __init__(self, metric: str, names: list[str]) -> None:
+    def __init__(self, metric: str, names: Sequence[str], total: int | None = None) -> None:
         self._metric = metric
         self._names = names
+        self._total = total
         self._ended = 0
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def reported(self, name: str, config: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+        """Say nothing."""
+
+    def ended(
+        self, name: str, config: Mapping[str, Any], status: Status, result: Mapping[str, Any], error: str
+    ) -> None:
         """Say how a trial ended."""
-        result = trial.last_result or {}
-        value, reports = result.get(self._metric), result.get("training_iteration", 0)
-        found = (
-            "no report"
-            if value is None
-            else f"{self._metric} {value:.4g} after {reports} report{'s' * (reports != 1)}"
-        )
-        self._say(trial, found)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Say that a trial failed, and why."""
-        self._say(trial, f"failed: {_cause(trial)} (the traceback is in {trial.path}/error.txt)")
-
-    def _say(self, trial: Any, how: str) -> None:
         self._ended += 1
-        shown = ", ".join(
-            f"{name}={_short(trial.config[name])}" for name in self._names if name in trial.config
+        of = "" if self._total is None else f" of {self._total}"
+        said = describe_end(self._metric, status, result, error)
+        print(
+            f"Trial {self._ended}{of} ({settings(config, self._names)}): {said}", file=sys.stderr, flush=True
         )
-        print(f"Trial {self._ended} ({shown}): {how}", file=sys.stderr, flush=True)
+
+    def tick(self) -> None:
+        """Say nothing."""
+
+    def close(self) -> None:
+        """Say nothing."""
 
 
-def _cause(trial: Any) -> str:
-    """Return the first line of what made a trial fail, from the file that Ray Tune has just written."""
-    path = trial.pickled_error_file
-    if path is None or not os.path.exists(path):
-        return "see the result's error"
-    with open(path, "rb") as file:
-        error = ray.cloudpickle.load(file)
-    cause = getattr(error, "cause", None) or error
-    lines = str(cause).strip().splitlines() or [""]
-    return f"{type(cause).__name__}: {lines[0]}"
+class Silence:
+    """Says nothing at all."""
+
+    def reported(self, name: str, config: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+        """Say nothing."""
+
+    def ended(
+        self, name: str, config: Mapping[str, Any], status: Status, result: Mapping[str, Any], error: str
+    ) -> None:
+        """Say nothing."""
+
+    def tick(self) -> None:
+        """Say nothing."""
+
+    def close(self) -> None:
+        """Say nothing."""
 
 
-def _short(value: Any) -> str:
+def describe_end(metric: str, status: Status, result: Mapping[str, Any], error: str) -> str:
+    """Return how a trial ended.
+
+    >>> describe_end("loss", "stopped", {"loss": 0.51234, "training_iteration": 3}, "")
+    'loss 0.5123 after 3 reports, stopped'
+    """
+    if error:
+        return f"failed: {error}"
+    value, reports = result.get(metric), result.get("training_iteration", 0)
+    if value is None:
+        return "no report"
+    ended = "" if status == "finished" else f", {status}"
+    return f"{metric} {value:.4g} after {reports} report{'s' * (reports != 1)}{ended}"
+
+
+def settings(config: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Return the values of a configuration that are worth showing.
+
+    >>> settings({"lr": 0.00123456, "data": {"batch": 32}}, ["lr", "data/batch"])
+    'lr=0.001235, data/batch=32'
+    """
+    return ", ".join(f"{name}={short(value_at(config, name))}" for name in names)
+
+
+def short(value: Any) -> str:
+    """Return a value for people to read."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

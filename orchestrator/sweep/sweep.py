@@ -1,54 +1,70 @@
 """A hyperparameter sweep: the same training, many times, the bad ones stopped early, on Ray Tune.
 
-A trial is ordinary code that builds a module and calls ``Trainer.fit``. The Trainer notices that it is in a
-trial, reports, and obeys. Everything of Tune works: search spaces, schedulers, searchers; the result is
-Tune's own `ResultGrid`. A trial that fails does not hurt others: its error is said once, with its
-configuration, and stands in the result.
+A trial is ordinary code that builds a module and calls ``Trainer.fit``; or the sweep does both for a module's
+class. The Trainer notices that it is in a trial, reports, and obeys. Everything of Tune works: search spaces,
+schedulers, searchers; the result is Tune's own `ResultGrid`, and more. Trials take over each other's
+processes, workers and data, and nothing else (`orchestrator.sweep.isolation`). A trial that fails does not
+hurt others: its error is said once, with its configuration, and stands in the result.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import MisconfigurationError, SweepError, suggest
-from orchestrator.stops import Preempted
-from orchestrator.sweep.stopped import TrialStopped
+from modules.module import LightningModule
+from orchestrator.errors import MisconfigurationError, SweepError
+from orchestrator.sweep.arguments import check_arguments
+from orchestrator.sweep.module_training import ModuleTraining, module_training
+from orchestrator.sweep.space import check_space, describe_space, grid_size, searched_names
 
 if TYPE_CHECKING:
-    from ray.tune import PlacementGroupFactory, ResultGrid
+    from ray.tune import RunConfig, TuneConfig
     from ray.tune.schedulers import TrialScheduler
 
-_QUIET = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # tables that name directories which are gone afterwards
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-}
+    from orchestrator.sweep.following import Display
+    from orchestrator.sweep.resources import TrialRoom
+    from orchestrator.sweep.result import SweepResult
 
 
 class Sweep:
     """Many trials of one training.
 
     Args:
-        train: Called as ``train(config)`` in each trial; builds a module and calls ``Trainer.fit``.
+        train: Called as ``train(config)`` in each trial; builds a module and calls ``Trainer.fit``. Or the
+            class of a LightningModule, which takes its arguments from `space`.
         space: The search space: a dictionary of values and of Ray Tune's distributions, such as
-            ``tune.loguniform``.
+            ``tune.loguniform``. With a module's class, the names of its arguments; ``trainer.NAME`` for the
+            Trainer's; those that the module does not take may be the data module's, if that is a class.
         metric: What trials are compared by; the module logs it under this name.
         mode: ``"min"`` or ``"max"``.
         num_samples: Trials, or repetitions of a grid.
-        scheduler: A Ray Tune scheduler such as `ASHAScheduler`; it counts reports: validations, else training
-            epochs.
-        search_alg: A Ray Tune searcher.
+        scheduler: A Ray Tune scheduler such as `ASHAScheduler`, or ``"asha"``, ``"hyperband"``, ``"median"``,
+            ``"bohb"``, ``"rungs"``; it counts reports: validations, else training epochs.
+        search_alg: A Ray Tune searcher, or ``"optuna"``, ``"hyperopt"``, ``"bayesopt"``, ``"bohb"``, ...
         max_concurrent_trials: Trials at the same time; as many as fit when None.
         resources_per_trial: What a trial reserves: a dictionary like ``{"CPU": 1}`` for a trial in one
-            process, or a `ray.train.ScalingConfig` for one on a group of workers. One CPU when None.
-        name: The sweep's directory in `storage_path`; ``sweep_0``, ``sweep_1``, ... when None.
-        storage_path: A local directory; ``sweeps`` in the working directory when None.
-        save_checkpoints: Add a checkpoint to each report, so that results have ``checkpoint``.
-        verbose: Say a line as each trial ends.
+            process, or a `ray.train.ScalingConfig` for one on a group of workers. When None: one CPU, or with
+            a module's class what `trainer` asks for.
+        datamodule: With a module's class: a data module, of which each trial gets a copy, or its class.
+        trainer: With a module's class: the Trainer's arguments.
+        name: The sweep's directory in `storage_path`. The same sweep started again under its name goes on:
+            the rest of its trials, those that failed, and more if `num_samples` has grown. When None:
+            ``sweep_0``, ``sweep_1``, ...
+        storage_path: A directory that all nodes share; ``sweeps`` in the working directory when None.
+        save_checkpoints: Make a checkpoint at each report; a trial keeps its best and its last. Schedulers
+            that pause or copy trials make theirs in any case.
+        seed: Of random samples, and of each trial's random numbers; None for other ones each time.
+        stop: When to end a trial or the sweep, as Ray Tune takes it: ``{"training_iteration": 10}``, a
+            function of (trial, result), or a Stopper.
+        time_budget_s: When to end the sweep.
+        max_failures: How often a failed trial is tried again, from its last checkpoint; -1 for always.
+        tune_config: A `ray.tune.TuneConfig`, instead of the arguments that it covers.
+        run_config: A `ray.tune.RunConfig`, likewise.
+        verbose: Say how the sweep comes along: a live table on a terminal, else a line as each trial ends.
 
     Raises:
         MisconfigurationError: An argument cannot work.
@@ -56,245 +72,207 @@ class Sweep:
 
     def __init__(
         self,
-        train: Callable[[dict[str, Any]], Any],
+        train: Callable[[dict[str, Any]], Any] | type[LightningModule],
         space: Mapping[str, Any],
         *,
-        metric: str,
+        metric: str | None = None,
         mode: str = "min",
         num_samples: int = 1,
-        scheduler: TrialScheduler | None = None,
+        scheduler: TrialScheduler | str | None = None,
         search_alg: Any = None,
         max_concurrent_trials: int | None = None,
         resources_per_trial: Any = None,
+        datamodule: Any = None,
+        trainer: Mapping[str, Any] | None = None,
         name: str | None = None,
         storage_path: str | os.PathLike[str] | None = None,
         save_checkpoints: bool = True,
+        seed: int | None = 0,
+        stop: Any = None,
+        time_budget_s: float | timedelta | None = None,
+        max_failures: int = 0,
+        tune_config: TuneConfig | None = None,
+        run_config: RunConfig | None = None,
         verbose: bool = True,
     ) -> None:
-        if not callable(train):
-            raise MisconfigurationError(
-                f"Sweep(train={train!r}) is a {type(train).__name__}. Give a function train(config) that "
-                "calls Trainer.fit."
-            )
-        if not isinstance(space, Mapping) or not all(isinstance(key, str) for key in space):
-            raise MisconfigurationError(
-                f"Sweep(space={space!r}) is not a search space. Use a dictionary from names to values and "
-                "distributions."
-            )
-        if not isinstance(metric, str) or not metric:
-            raise MisconfigurationError(f"Sweep(metric={metric!r}). Name a metric that the module logs.")
-        if mode not in ("min", "max"):
-            raise MisconfigurationError(
-                f"Sweep(mode={mode!r}) is unknown.{suggest(mode, ('min', 'max'))} Use 'min' or 'max'."
-            )
-        if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
-            raise MisconfigurationError(
-                f"Sweep(num_samples={num_samples!r}). Use a whole number of at least 1."
-            )
-        self.train = train
-        self.space = dict(space)
-        self.metric = metric
-        self.mode = mode
-        self.num_samples = num_samples
-        self.scheduler = scheduler
-        self.search_alg = search_alg
-        self.max_concurrent_trials = max_concurrent_trials
-        self.resources_per_trial = resources_per_trial
-        self.name = name
-        self.storage_path = os.path.abspath(os.path.expanduser(os.fspath(storage_path or "sweeps")))
+        given = {key: value for key, value in locals().items() if key != "self"}
+        self.space = check_space(space)
+        self.train: Callable[[dict[str, Any]], Any] = _training(train, self.space, datamodule, trainer)
+        self.arguments = check_arguments(given, tune_config, run_config)
+        self.room = _room(self.train, resources_per_trial)
+        self.seed = seed
         self.save_checkpoints = save_checkpoints
         self.verbose = verbose
+        if self.arguments.search_alg is not None or self.arguments.scheduler is not None:
+            from orchestrator.sweep.algorithms import check_algorithms
 
-    def run(self) -> ResultGrid:
-        """Run all trials and return Ray Tune's result.
+            check_algorithms(self.arguments.search_alg, self.arguments.scheduler, self.space)
+
+    def run(self) -> SweepResult:
+        """Run all trials, or those that are left, and return Ray Tune's result with the best trial.
 
         Raises:
-            MisconfigurationError: A trial can never fit, or the sweep's directory is in use.
+            MisconfigurationError: A trial can never fit, or the sweep's directory is another's.
             SweepError: All trials failed.
+            KeyboardInterrupt: The user has interrupted; a sweep with a name can go on later.
         """
         from cluster import pool, session
+        from cluster.serialization import dump
+        from orchestrator.sweep.actor import TrialJob, trainable_for
+        from orchestrator.sweep.algorithms import make_generator, make_scheduler
+        from orchestrator.sweep.directory import Description, claim
+        from orchestrator.sweep.following import Follower
+        from orchestrator.sweep.records import read
+        from orchestrator.sweep.resources import check_room, factory
+        from orchestrator.sweep.tuning import run_trials
 
+        arguments, name = self.arguments, getattr(self.train, "__name__", "trial")
+        function = dump(self.train, "Sweep(train=...)")
         pool.end()  # its workers hold what trials need
         session.connect()
-        from ray import tune
-
-        from orchestrator.sweep.lines import TrialLines
-
-        resources, workers = _resources(self.resources_per_trial)
-        per_worker = dict(resources.bundles[-1]) if workers else {}
-        _check_room(resources)
-        name = self._claim_directory()
-        tuner = tune.Tuner(
-            tune.with_resources(self._trainable(workers, per_worker), resources),
-            param_space=self.space,
-            tune_config=tune.TuneConfig(
-                metric=self.metric,
-                mode=self.mode,
-                num_samples=self.num_samples,
-                scheduler=self.scheduler,
-                search_alg=self.search_alg,
-                max_concurrent_trials=self.max_concurrent_trials,
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(
-                name=name,
-                storage_path=self.storage_path,
-                verbose=0,
-                callbacks=[TrialLines(self.metric, list(self.space))] if self.verbose else None,
-                checkpoint_config=tune.CheckpointConfig(
-                    num_to_keep=1, checkpoint_score_attribute=self.metric, checkpoint_score_order=self.mode
-                )
-                if self.save_checkpoints
-                else None,
-            ),
+        check_room(self.room)
+        scheduler = make_scheduler(arguments.scheduler)
+        generator = make_generator(
+            arguments.search_alg,
+            self.space,
+            num_samples=arguments.num_samples,
+            max_concurrent=arguments.max_concurrent_trials,
+            seed=self.seed,
+            scheduler=scheduler,
         )
-        with _quiet():
-            result = tuner.fit()
-        if result.num_errors == len(result) > 0:
-            first = str(result.errors[0]).strip().splitlines()[-1]
-            raise SweepError(
-                f"All {len(result)} trials failed, the first with: {first}. "
-                f"Their tracebacks are in {result.experiment_path}."
-            )
-        return result
-
-    def _claim_directory(self) -> str:
-        """Make the sweep's directory; no other sweep gets the same."""
-        if self.name is not None:
-            path = os.path.join(self.storage_path, self.name)
-            if os.path.isdir(path) and os.listdir(path):
-                raise MisconfigurationError(
-                    f"Sweep(name={self.name!r}): {path} holds another sweep. Choose another name, or "
-                    "remove it."
-                )
-            os.makedirs(path, exist_ok=True)
-            return self.name
-        number = 0
-        while True:
-            try:
-                os.makedirs(os.path.join(self.storage_path, f"sweep_{number}"))
-            except FileExistsError:
-                number += 1
-                continue
-            return f"sweep_{number}"
-
-    def _trainable(
-        self, workers: int, resources_per_worker: dict[str, float]
-    ) -> Callable[[dict[str, Any]], None]:
-        trial = functools.partial(
-            run_trial,
-            self.train,
-            metric=self.metric,
-            workers=workers,
-            resources_per_worker=resources_per_worker,
+        total = arguments.num_samples * (1 if arguments.search_alg else grid_size(self.space))
+        job = TrialJob(
+            train=function,
+            metric=arguments.metric,
+            mode=arguments.mode,
             saves=self.save_checkpoints,
+            seed=self.seed,
+            num_workers=len(self.room.workers),
+            resources_per_worker=dict(self.room.workers[0]) if self.room.workers else {},
+            threads=self.room.threads,
+            has_gpu=self.room.own.get("GPU", 0) > 0,
             folder=os.getcwd(),
         )
-
-        def trainable(config: dict[str, Any]) -> None:
-            trial(config)
-
-        trainable.__name__ = getattr(self.train, "__name__", "trial")
-        return trainable
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Ray Tune from printing tables and one failure several times; put everything back afterwards."""
-    added = {name: value for name, value in _QUIET.items() if name not in os.environ}
-    logger = logging.getLogger("ray.tune")
-    level = logger.level
-    os.environ.update(added)
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        for name in added:
-            del os.environ[name]
-
-
-def run_trial(
-    train: Callable[[dict[str, Any]], Any],
-    config: dict[str, Any],
-    *,
-    metric: str,
-    workers: int,
-    resources_per_worker: dict[str, float],
-    saves: bool,
-    folder: str,
-) -> None:
-    """Run one trial in the process that Ray Tune started for it.
-
-    Args:
-        train: The user's function.
-        config: The trial's configuration.
-        metric: What trials are compared by.
-        workers: Workers that the trial has reserved; 0 when it trains in this process.
-        resources_per_worker: What each of them has reserved.
-        saves: Add a checkpoint to each report.
-        folder: The driver's working directory, which relative paths mean here too.
-    """
-    import ray
-    from ray import tune
-
-    from orchestrator.sweep.trial import Trial, set_current
-
-    if os.path.isdir(folder):
-        os.chdir(folder)
-    directory = tune.get_context().get_trial_dir() or folder
-    trial = Trial(
-        metric=metric,
-        directory=directory,
-        num_workers=workers,
-        resources_per_worker=resources_per_worker,
-        placement_group=ray.util.get_current_placement_group() if workers else None,
-        saves=saves,
-    )
-    set_current(trial)
-    try:
-        train(config)
-    except TrialStopped:
-        if trial.ended:  # a normal return would be reported, and that report would wait for ever
-            raise SystemExit(0) from None
-    except Preempted as told:  # Ray Tune takes an end of the thread for the trial's, unless it failed
-        raise RuntimeError(str(told)) from None
-    finally:
-        set_current(None)
-
-
-def _resources(given: Any) -> tuple[PlacementGroupFactory, int]:
-    """Return what a trial reserves, and how many workers that holds besides the trial's own process."""
-    from ray import tune
-
-    if given is None:
-        given = {"CPU": 1}
-    if isinstance(given, Mapping):
-        return tune.PlacementGroupFactory([{name: float(amount) for name, amount in given.items()}]), 0
-    if hasattr(given, "num_workers"):
-        from cluster.spec import GroupSpec
-
-        spec = GroupSpec.from_scaling_config(given)
-        bundle = dict(spec.resources_per_worker)
-        bundles: list[dict[str, float]] = [{}, *(dict(bundle) for _ in range(spec.num_workers))]
-        return tune.PlacementGroupFactory(bundles, strategy=spec.placement_strategy), spec.num_workers
-    raise MisconfigurationError(
-        f"Sweep(resources_per_trial={given!r}). Use a dictionary like {{'CPU': 1}}, or a "
-        "ray.train.ScalingConfig."
-    )
-
-
-def _check_room(resources: PlacementGroupFactory) -> None:
-    """Refuse trials that can never be placed, with the arithmetic."""
-    import ray
-
-    needed = resources.required_resources
-    there = ray.cluster_resources()
-    short = {name: amount for name, amount in needed.items() if amount > there.get(name, 0.0)}
-    if short:
-        asked = ", ".join(f"{amount:g} {name}" for name, amount in needed.items())
-        found = ", ".join(f"{there.get(name, 0.0):g} {name}" for name in needed)
-        raise MisconfigurationError(
-            f"Sweep(resources_per_trial=...): a trial needs {asked}, and the cluster has {found}. Ask for "
-            "less, or add nodes."
+        description = Description(
+            train=name,
+            metric=arguments.metric,
+            mode=arguments.mode,
+            space=describe_space(self.space),
+            seed=self.seed,
+            searcher=_name_of(arguments.search_alg),
+            scheduler=_name_of(arguments.scheduler),
         )
+        with claim(arguments.storage_path, arguments.name, description) as claimed:
+            display = self._display(total)
+            follower = Follower(
+                claimed.path, display, scheduler, metric=arguments.metric, mode=arguments.mode
+            )
+            try:
+                grid = run_trials(
+                    trainable_for(job, name, factory(self.room)),
+                    self.space,
+                    arguments,
+                    claimed,
+                    follower,
+                    generator=generator,
+                    scheduler=scheduler,
+                    saves=self.save_checkpoints,
+                    first_number=len(read(claimed.path)),
+                )
+            except Exception:
+                if follower.fatal is not None:
+                    raise SweepError(str(follower.fatal)) from None
+                raise
+            finally:
+                display.close()
+            return self._finish(grid, claimed.path)
+
+    def _display(self, total: int) -> Display:
+        """Return what shows the user how the sweep comes along."""
+        from orchestrator.sweep.lines import Silence, TrialLines
+
+        if not self.verbose:
+            return Silence()
+        names = searched_names(self.space)
+        if sys.stderr.isatty():
+            from orchestrator.sweep.live import TrialTable
+
+            return TrialTable(self.arguments.metric, self.arguments.mode, names, total)
+        return TrialLines(self.arguments.metric, names, total)
+
+    def _finish(self, grid: Any, path: str) -> SweepResult:
+        """Write the tables and return the result."""
+        from orchestrator.sweep.records import read
+        from orchestrator.sweep.report import write_report
+        from orchestrator.sweep.result import SweepResult
+        from orchestrator.sweep.tables import write_tables
+
+        records = read(path)
+        metric, mode = self.arguments.metric, self.arguments.mode
+        write_tables(path, records, metric, mode)
+        write_report(path)
+        if grid.num_errors == len(grid) > 0:
+            first = next((record.error for record in records if record.error), "unknown")
+            raise SweepError(
+                f"All {len(grid)} trials failed, the first with: {first}. Their tracebacks are in {path}."
+            )
+        return SweepResult(
+            grid._experiment_analysis,
+            path=path,
+            metric=metric,
+            mode=mode,
+            records=records,
+            training=self.train,
+        )
+
+
+def _training(
+    train: Any, space: Mapping[str, Any], datamodule: Any, trainer: Mapping[str, Any] | None
+) -> Callable[[dict[str, Any]], Any]:
+    """Return what each trial calls."""
+    if isinstance(train, type) and issubclass(train, LightningModule):
+        return module_training(train, space, datamodule, trainer)
+    if not callable(train):
+        raise MisconfigurationError(
+            f"Sweep(train={train!r}) is a {type(train).__name__}. Give a function train(config) that calls "
+            "Trainer.fit, or the class of a LightningModule."
+        )
+    for name, value in (("datamodule", datamodule), ("trainer", trainer)):
+        if value is not None:
+            raise MisconfigurationError(
+                f"Sweep({name}=...) goes with the class of a LightningModule, and train is a function, which "
+                "makes its own. Use it there."
+            )
+    found: Callable[[dict[str, Any]], Any] = train
+    return found
+
+
+def _room(train: object, resources_per_trial: Any) -> TrialRoom:
+    """Return what a trial reserves; the arguments of a module's Trainer are checked on the way."""
+    from orchestrator.sweep.resources import parse_resources, room_of
+
+    if not isinstance(train, ModuleTraining):
+        return parse_resources(resources_per_trial)
+    from orchestrator.trainer import Trainer
+
+    options = dict(train.trainer)
+    gpus = 1.0 if options.get("accelerator") in ("gpu", "cuda") and options.get("devices", 1) == 1 else 0.0
+    if gpus:  # the driver need not see the GPU that a trial will have
+        options["accelerator"] = "cpu"
+    plan = Trainer(**{"accelerator": "cpu", **options}).plan
+    if resources_per_trial is None:
+        return room_of(plan.group, options.get("threads_per_worker"), gpus=gpus)
+    room: TrialRoom = parse_resources(resources_per_trial)
+    wanted = plan.num_workers if plan.on_group else 0
+    if len(room.workers) != wanted:
+        raise MisconfigurationError(
+            f"Sweep(resources_per_trial=...) reserves {len(room.workers)} workers for each trial, and "
+            f"Sweep(trainer=...) asks for {wanted}. Leave resources_per_trial out, or make them agree."
+        )
+    return room
+
+
+def _name_of(algorithm: Any) -> str:
+    if algorithm is None:
+        return ""
+    return algorithm if isinstance(algorithm, str) else type(algorithm).__name__
