@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from modules.checkpoint import format as checkpoint_format
+from modules.checkpoint import CheckpointError, read
 from orchestrator.arguments import saves_checkpoints
 from orchestrator.errors import MisconfigurationError
 from orchestrator.loggers.logger import Logger
@@ -133,8 +133,8 @@ def last_checkpoint(folder: Path, step: int) -> tuple[str | None, int]:
     """
     best: tuple[str | None, int] = (None, 0)
     for path in sorted((folder / "checkpoints").rglob("*.ckpt")):
-        with contextlib.suppress(checkpoint_format.CheckpointError, OSError):
-            content = checkpoint_format.read(path)
+        with contextlib.suppress(CheckpointError, OSError):
+            content = read(path)
             own = content.get("orchestrator")
             if own is not None and best[1] < content["global_step"] <= step:
                 best = (str(path), content["global_step"])
