@@ -162,8 +162,8 @@ REFUSED: dict[str, tuple[list[Any], str]] = {
     "accelerator": (["tpu", "HPU", "cpus", None, 1], "Use one of auto, cpu, gpu, cuda, mps."),
     "strategy": (
         ["ddpp", "ddp_find_unused_parameters", None, 3],
-        "Use 'auto', 'single', 'ddp', 'fsdp', 'deepspeed', or one of orchestrator.strategies, such as "
-        "DDPStrategy(...).",
+        "Use 'auto', 'single', 'ddp', 'fsdp', 'deepspeed', 'elastic', or one of orchestrator.strategies, "
+        "such as DDPStrategy(...).",
     ),
     "devices": (
         [0, -2, True, 1.5, "0", "two", [], "a,b", [-1], [True], None],
