@@ -95,6 +95,7 @@ class NetLab:
             **os.environ,
             **health_checks,
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_raylet_start_wait_time_s": "90",
             "RAY_AUTH_MODE": "disabled",
             "TORCH_CPP_LOG_LEVEL": "ERROR",
         }
