@@ -41,7 +41,7 @@ def lab(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NetL
     (ill / "version.py").write_text(version.read_text(encoding="utf-8").replace(public, "2.1.7"))
     (ill / "sitecustomize.py").write_text(_CLOCK, encoding="utf-8")
     prepare = f"""
-        ip link add aaa0 type veth peer name aaa1
+        ip link show aaa0 || ip link add aaa0 type veth peer name aaa1
         ip addr replace 192.0.2.5/24 dev aaa0
         ip link set aaa0 up
         ip link set aaa1 up
