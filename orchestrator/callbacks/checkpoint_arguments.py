@@ -19,10 +19,11 @@ def check_place(dirpath: Any, filename: Any) -> None:
         raise MisconfigurationError(
             f"ModelCheckpoint(dirpath={dirpath!r}) is not a path. Write a str or a Path."
         )
-    problem = remote.problem_with(os.fspath(dirpath)) if dirpath and remote.is_remote(dirpath) else None
+    place = "" if dirpath is None else os.fspath(dirpath)
+    problem = remote.problem_with(place) if remote.is_remote(place) else None
     if problem is not None:
         raise MisconfigurationError(
-            f"ModelCheckpoint(dirpath={os.fspath(dirpath)!r}) cannot be written to: {problem}. Write one of "
+            f"ModelCheckpoint(dirpath={place!r}) cannot be written to: {problem}. Write one of "
             "these, or a local or mounted directory."
         )
     _check_name("filename", filename)
