@@ -30,7 +30,7 @@ help:
 	@echo 'make test-all  the same, and the tests that need extra packages'
 	@echo 'make lint      ruff and mypy'
 	@echo 'make chaos     100 schedules of faults on nodes in network namespaces (Linux, root)'
-	@echo 'make bench     time steps, data, recovery and starts beside their peers, into benchmarks/results/ and the README'
+	@echo 'make bench     time everything beside its peers, into benchmarks/results/ and the README'
 	@echo 'make docs      build the documentation as a site into build/site, with warnings as errors'
 	@echo 'make clean     remove caches and build outputs; keeps .venv and runs/'
 
@@ -54,8 +54,10 @@ chaos: $(DEV)
 bench: $(DEV)
 	$(RUN) benchmarks/step.py --json benchmarks/results/step.json
 	$(RUN) benchmarks/data.py --json benchmarks/results/data.json
+	$(RUN) benchmarks/checkpoint.py --json benchmarks/results/checkpoint.json
 	$(RUN) benchmarks/recovery.py --json benchmarks/results/recovery.json
 	$(RUN) benchmarks/elastic.py --json benchmarks/results/elastic.json
+	$(RUN) benchmarks/sweep.py --json benchmarks/results/sweep.json
 	$(RUN) benchmarks/startup.py --torch-trainer --json benchmarks/results/startup.json
 	$(RUN) benchmarks/table.py
 

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 import torch
 
 from modules.checkpoint import format as checkpoint_format
-from modules.checkpoint import hyperparameters
+from modules.checkpoint import hyperparameters, remote
 
 if TYPE_CHECKING:
     from modules.datamodule import LightningDataModule
@@ -115,10 +115,12 @@ def load_data_from_checkpoint(
 
 
 def _read(source: Source, map_location: Any, weights_only: bool | None) -> dict[str, Any]:
-    if isinstance(source, (str, os.PathLike)) and "://" in os.fspath(source):
+    is_remote = isinstance(source, (str, os.PathLike)) and remote.is_remote(source)
+    problem = remote.problem_with(os.fspath(source)) if is_remote else None  # type: ignore[arg-type]
+    if problem is not None:
         raise ValueError(
-            f"load_from_checkpoint({os.fspath(source)!r}) is a URL. Fetch the file first, and give its path "
-            "or the open file."
+            f"load_from_checkpoint({source!r}) is a URL. Fetch the file first, and give its path or the open "
+            f"file: {problem}."
         )
     if weights_only is False:
         raise ValueError(

@@ -9,7 +9,6 @@ is named in one warning.
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import warnings
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from modules import rng
 from modules.module import LightningModule
 from orchestrator import foreign
 from orchestrator.board import Board
+from orchestrator.checkpoint import local_files
 from orchestrator.metric_objects import is_synced
 from orchestrator.settings import Settings
 from orchestrator.state import TrainState
@@ -111,7 +111,7 @@ def checkpoints_of(trainer: Trainer, job: Job, standing: Standing) -> list[str]:
             names = (values.get(name) or values.get(f"_{name}") for name in _PATHS)
             scored = values.get("best_k_models") or values.get("_best_k_models") or ()
             paths += [str(name) for name in (*names, *scored) if name]
-    return [path for path in dict.fromkeys(paths) if os.path.exists(path)]
+    return [path for path in dict.fromkeys(paths) if local_files.exists(path)]
 
 
 def pack(trainer: Trainer, job: Job, result: Any, stopped: BaseException | None) -> Luggage:

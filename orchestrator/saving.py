@@ -14,10 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from modules.checkpoint import remote
 from modules.checkpoint.shards import Parts
 from modules.module import LightningModule
 from orchestrator.checkpoint import contents, local_files, sharded_writer, writer
 from orchestrator.checkpoint.background import Save, Write
+from orchestrator.errors import MisconfigurationError
 
 if TYPE_CHECKING:
     from orchestrator.engine import Engine
@@ -92,6 +94,11 @@ def _write_file(path: str, content: Any, count: Callable[[int], None]) -> None:
 def _sharded(engine: Engine, path: str, weights_only: bool) -> tuple[dict[str, Any], Write]:
     """Return what this rank has to write of a sharded checkpoint, and what writes it. Communicates."""
     strategy = engine.strategy
+    if remote.is_remote(path):
+        raise MisconfigurationError(
+            f"FSDPStrategy(state_dict_type='sharded') cannot write {path}: ranks put a directory together on "
+            "storage that all see as files. Use such a path, or state_dict_type='full'."
+        )
     parts = Parts()
     content = contents.build(engine, weights_only, parts)
     path = os.path.abspath(path)

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from modules.checkpoint import remote
 from orchestrator.callbacks.checkpoint_keeper import INTERRUPTED_NAME
-from orchestrator.checkpoint import newest
+from orchestrator.checkpoint import local_files, newest
 from orchestrator.errors import MisconfigurationError
 from orchestrator.loggers.version_directory import VersionDirectoryLogger
 
@@ -42,7 +43,7 @@ def resolve_checkpoint(
         verified: Gets the path where all of the checkpoint was compared with its checksums.
 
     Raises:
-        MisconfigurationError: No such checkpoint was saved, or it is not a path of a local file.
+        MisconfigurationError: No such checkpoint was saved, or it is no path or URI that can be read.
         FileNotFoundError: There is no such file.
     """
     best_paths = (str(item.best_model_path) for item in savers if hasattr(item, "best_model_path"))
@@ -82,10 +83,15 @@ def resolve_checkpoint(
             f"{fn}(ckpt_path={name!r}): checkpoints are not chosen by a scheduler or registry here. Give a "
             "path, 'best' or 'last'."
         )
-    if "://" in name:
-        raise MisconfigurationError(
-            f"{fn}(ckpt_path={name!r}): only local files can be read. Download it first, and give the path."
-        )
+    if remote.is_remote(name):
+        problem = remote.problem_with(name)
+        if problem is not None:
+            raise MisconfigurationError(
+                f"{fn}(ckpt_path={name!r}): {problem}. Download it first, and give the path."
+            )
+        if not remote.exists(name):
+            raise FileNotFoundError(f"{fn}(ckpt_path={name!r}): there is no such file.")
+        return name
     path = os.path.abspath(os.path.expanduser(name))
     if not os.path.exists(path):
         raise FileNotFoundError(f"{fn}(ckpt_path={name!r}): there is no file {path}.")
@@ -183,13 +189,14 @@ def _last_files(saver: Any) -> list[str]:
     if _is_a(saver, _RESUMES_ITSELF):
         return [str(saver.ckpt_path)]
     directory = getattr(saver, "dirpath", None)
-    if directory and os.path.isdir(directory):
+    if directory:
         start = str(getattr(saver, "CHECKPOINT_NAME_LAST", "last")).partition("{")[0]
         end = str(getattr(saver, "FILE_EXTENSION", ".ckpt"))
-        for item in sorted(Path(directory).iterdir()):
-            if item.name == INTERRUPTED_NAME or (item.name.startswith(start) and item.name.endswith(end)):
-                found.append(str(item))
-    return [os.path.abspath(path) for path in found if path]
+        for item in sorted(local_files.names_below(str(directory), 0)):
+            name = os.path.basename(item)
+            if name == INTERRUPTED_NAME or (name.startswith(start) and name.endswith(end)):
+                found.append(item)
+    return [path if remote.is_remote(path) else os.path.abspath(path) for path in found if path]
 
 
 def _is_a(item: Any, name: str) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from modules.checkpoint.remote import is_remote
 from orchestrator.errors import MisconfigurationError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def look(
     return Sight(
         node=context.node_ip,
         folders=tuple(map(_see, folders, tokens)),
-        reads=path is None or os.access(path, os.R_OK),
+        reads=path is None or is_remote(path) or os.access(path, os.R_OK),
     )
 
 

@@ -265,7 +265,7 @@ class Trainer(TrainerCalls, ArgparseForm):
                 loaders, a batch has one of each; the shorter ones begin again. See `CombinedLoader`.
             val_dataloaders: A loader, or a list or dictionary of loaders, which run one after the other.
             datamodule: A data module, instead of loaders.
-            ckpt_path: A checkpoint to go on from: a path, ``"best"``, or ``"last"``: the newest that a
+            ckpt_path: A checkpoint to go on from: a path or URI, ``"best"``, or ``"last"``: the newest that a
                 ModelCheckpoint has written as such, in this run or an earlier one; the weights as they are,
                 and a warning, when there is none.
             weights_only: Has no effect: a checkpoint is always read without running code from it.
@@ -378,9 +378,9 @@ class Trainer(TrainerCalls, ArgparseForm):
         works, in the driver.
 
         Args:
-            filepath: Where to.
+            filepath: Where to: a path, or a URI of another file system.
             weights_only: Leave out all that only training needs.
-            storage_options: Of other file systems than the local one; refused.
+            storage_options: Refused: other file systems take their options from the URI and the environment.
             on_written: Within `fit`, return once the state is copied, write behind training, and call this on
                 rank 0, from another thread, when the checkpoint is complete. A save waits for the one
                 before; `fit` does not end before the last.
@@ -397,8 +397,8 @@ class Trainer(TrainerCalls, ArgparseForm):
         caller = f"save_checkpoint({os.fspath(filepath)!r})"
         if storage_options is not None:
             raise MisconfigurationError(
-                f"{caller[:-1]}, storage_options={storage_options!r}): checkpoints are written to local "
-                "paths only. Leave it out."
+                f"{caller[:-1]}, storage_options={storage_options!r}): checkpoints are written through "
+                "pyarrow.fs, which takes options from the URI and the environment. Leave it out."
             )
         path = os.fspath(filepath)
         begun = save(self, self._last_fit, path, bool(weights_only), on_written, caller)

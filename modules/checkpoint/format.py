@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import torch
 
-from modules.checkpoint import shards
+from modules.checkpoint import remote, shards
 from modules.checkpoint.files import CheckpointError, load, name_of
 
 FORMAT_VERSION = 1
@@ -93,7 +93,8 @@ def _plain_array(value: Any, path: str, dropped: list[str]) -> Any:
 def read(
     source: str | os.PathLike[str] | IO[bytes], map_location: Any = "cpu", *, verify: bool = True
 ) -> dict[str, Any]:
-    """Return the checkpoint in `source`: a path of a file or a directory of shards, or an open binary file.
+    """Return the checkpoint in `source`: a path of a file or a directory of shards, a URI of a file, or an
+    open binary file.
 
     Tensors of large files are memory-mapped: they are read when they are used, and changing them leaves the
     file alone. Objects of classes that are not plain values are never made: they are left out, and one
@@ -110,6 +111,8 @@ def read(
     """
     name = name_of(source)
     left_out: list[str] = []
+    if isinstance(source, (str, os.PathLike)) and remote.is_remote(source):
+        return _read_remote(name, map_location, verify=verify)
     if isinstance(source, (str, os.PathLike)) and not os.path.exists(source):
         raise FileNotFoundError(f"There is no checkpoint {name}. Check the path.")
     if isinstance(source, (str, os.PathLike)) and os.path.isdir(source):
@@ -131,6 +134,15 @@ def read(
         )
     _tell_left_out(name, left_out)
     return content
+
+
+def _read_remote(uri: str, map_location: Any, *, verify: bool) -> dict[str, Any]:
+    """Return the checkpoint at `uri`, of which a copy is made meanwhile."""
+    with remote.fetched(uri) as local:
+        try:
+            return read(local, map_location, verify=verify)
+        except CheckpointError as error:
+            raise CheckpointError(str(error).replace(local, uri)) from error
 
 
 def check(path: str) -> bool:

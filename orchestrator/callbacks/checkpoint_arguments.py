@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from modules.checkpoint import remote
 from orchestrator.checkpoint import policy
 from orchestrator.errors import MisconfigurationError
 
@@ -18,9 +19,12 @@ def check_place(dirpath: Any, filename: Any) -> None:
         raise MisconfigurationError(
             f"ModelCheckpoint(dirpath={dirpath!r}) is not a path. Write a str or a Path."
         )
-    if dirpath is not None and "://" in os.fspath(dirpath):
+    place = "" if dirpath is None else os.fspath(dirpath)
+    problem = remote.problem_with(place) if remote.is_remote(place) else None
+    if problem is not None:
         raise MisconfigurationError(
-            f"ModelCheckpoint(dirpath={os.fspath(dirpath)!r}) is a URL. Write a local or mounted directory."
+            f"ModelCheckpoint(dirpath={place!r}) cannot be written to: {problem}. Write one of "
+            "these, or a local or mounted directory."
         )
     _check_name("filename", filename)
     if filename is not None:

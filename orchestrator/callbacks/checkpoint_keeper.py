@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
+from modules.checkpoint.remote import is_remote
 from orchestrator.callbacks.kept_checkpoints import KeptCheckpoints, as_tensor
 from orchestrator.checkpoint import local_files, policy
 from orchestrator.errors import MisconfigurationError
@@ -59,7 +60,7 @@ class CheckpointKeeper(KeptCheckpoints):
         self.auto_insert_metric_name = auto_insert_metric_name
         self.verbose = verbose
         self._enable_version_counter = enable_version_counter
-        self._given_dirpath = None if dirpath is None else os.path.realpath(os.path.expanduser(dirpath))
+        self._given_dirpath = None if dirpath is None else local_files.whole_path(dirpath)
         self.dirpath = self._given_dirpath
 
         self._found: frozenset[str] = frozenset()  # paths that were there when fit began
@@ -200,9 +201,12 @@ class CheckpointKeeper(KeptCheckpoints):
     def _is_ours(self, trainer: Trainer, path: str) -> bool:
         """Whether this callback may remove or replace `path`."""
         resumed = trainer.ckpt_path
-        if not path or (resumed is not None and os.path.realpath(resumed) == os.path.realpath(path)):
+        if not path or (
+            resumed is not None and local_files.whole_path(resumed) == local_files.whole_path(path)
+        ):
             return False
-        return os.path.abspath(path).startswith(os.path.join(str(self.dirpath), ""))
+        whole = path if is_remote(path) else os.path.abspath(path)
+        return whole.startswith(os.path.join(str(self.dirpath), ""))
 
     # ---------------------------------------------------------------- names
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.callbacks.checkpoint import Checkpoint
-from orchestrator.checkpoint import policy
+from orchestrator.checkpoint import local_files, policy
 from orchestrator.checkpoint.background import Save
 from orchestrator.checkpoint.writer import failure
 
@@ -187,7 +187,7 @@ class KeptCheckpoints(Checkpoint):
         if pending is not None:
             pending.wait()
         error = None if pending is None or pending.error is None else failure(pending.path, pending.error)
-        if pending is None and trainer.is_global_zero and not os.path.exists(self._last_saved_path):
+        if pending is None and trainer.is_global_zero and not local_files.exists(self._last_saved_path):
             error = failure(self._last_saved_path, OSError("the process that wrote it was lost"))
             error.is_full = True  # it ends no training either
             warnings.warn(f"{error} The one before it stays.", stacklevel=2)

@@ -1,4 +1,6 @@
-"""The few things that are done to checkpoint files beside writing them: list, remove, and give a second name.
+"""The few things that are done to checkpoints beside writing them: list, remove, and give a second name.
+
+Paths are of this machine, or URIs of other file systems, on which a second name is a reference.
 
 Every call is made by one process. A second name appears in one step, so a reader sees the old or the new
 one; only where a directory takes the place of another is there an instant without either. Removing what is
@@ -13,6 +15,7 @@ import re
 import shutil
 import socket
 
+from modules.checkpoint import remote
 from modules.checkpoint.shards import MANIFEST
 
 _OLD = "~"
@@ -23,6 +26,8 @@ _LEFT = re.compile(r"\.(.+)\.([^.]+)\.([0-9]+)\.tmp")
 def names_below(directory: str, depth: int) -> frozenset[str]:
     """Return the absolute paths of everything in `directory`, and in its folders down to `depth` levels
     below it."""
+    if remote.is_remote(directory):
+        return frozenset(remote.times_below(directory))
     found: set[str] = set()
     try:
         with os.scandir(directory) as entries:
@@ -37,6 +42,9 @@ def names_below(directory: str, depth: int) -> frozenset[str]:
 
 def remove(path: str) -> None:
     """Remove the file, link or folder `path`, if it is there; a folder all at once, as far as others see."""
+    if remote.is_remote(path):
+        remote.remove(path)
+        return
     if os.path.isdir(path) and not os.path.islink(path):
         hidden = path
         if not os.path.basename(path).startswith("."):
@@ -52,6 +60,18 @@ def remove(path: str) -> None:
         os.unlink(path)
     except FileNotFoundError:
         return
+
+
+def exists(path: str) -> bool:
+    """Whether there is something of that name."""
+    return remote.exists(path) if remote.is_remote(path) else os.path.exists(path)
+
+
+def whole_path(path: str | os.PathLike[str]) -> str:
+    """Return a path as an absolute one without links; a URI as it is, without a slash at its end."""
+    if remote.is_remote(path):
+        return os.fspath(path).rstrip("/")
+    return os.path.realpath(os.path.expanduser(path))
 
 
 def temporary_name(path: str) -> str:
@@ -79,6 +99,8 @@ def tidy(folder: str) -> None:
 
     What is not complete is removed. A complete directory that was about to get its name gets it.
     """
+    if remote.is_remote(folder):
+        return
     try:
         names = sorted(os.listdir(folder))
     except OSError:
@@ -107,6 +129,9 @@ def give_second_name(path: str, second: str, *, symbolic: bool) -> None:
             link, which stays when `path` is removed, or a copy where the file system has no hard links. With
             a hard link neither file may be written in place afterwards, only replaced.
     """
+    if remote.is_remote(second):
+        remote.write_reference(path, second)
+        return
     unfinished = temporary_name(second)
     remove(unfinished)
     try:

@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 
+from modules.checkpoint import remote
 from modules.checkpoint.files import CheckpointError
 from modules.checkpoint.format import check
 from orchestrator.checkpoint import local_files
@@ -37,8 +38,16 @@ def checkpoints_in(folders: Iterable[str], ending: str = ".ckpt") -> list[str]:
 
 def newest_first(paths: Iterable[str]) -> list[str]:
     """Return the paths that exist, the newest first, and of several names of one file the first."""
-    times: dict[tuple[int, int], tuple[int, str]] = {}
+    times: dict[tuple[int, int] | str, tuple[int, str]] = {}
+    folders: dict[str, dict[str, int]] = {}
     for path in sorted(paths):
+        if remote.is_remote(path):
+            folder = path.rpartition("/")[0]
+            if folder not in folders:
+                folders[folder] = remote.times_below(folder)
+            if path in folders[folder]:
+                times[path] = folders[folder][path], path
+            continue
         try:
             found = os.stat(path)
         except OSError:

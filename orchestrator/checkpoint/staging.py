@@ -125,6 +125,7 @@ class Staging:
 def _is_plain(item: Tensor) -> bool:
     return (
         type(item) in (Tensor, torch.nn.Parameter)
+        and item.device.type in ("cpu", "cuda")
         and item.layout is torch.strided
         and not (item.is_quantized or item.is_conj() or item.is_neg() or item.is_meta)
     )

@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import tempfile
 from collections.abc import Callable
 from typing import Any, BinaryIO, cast
 
 import torch
 
+from modules.checkpoint import remote
 from modules.checkpoint.seal import seal
 from orchestrator.checkpoint import local_files
 
@@ -38,12 +40,14 @@ def write(
 
     Args:
         content: Plain values and tensors.
-        path: Where to.
+        path: Where to; a URI of another file system too.
         count: Called with the number of bytes of each piece that was written.
 
     Raises:
         CheckpointWriteError: The file system refused; the message names the path.
     """
+    if remote.is_remote(path):
+        return _write_remote(content, os.fspath(path), count)
     path = os.path.abspath(path)
     folder = os.path.dirname(path)
     temporary = local_files.temporary_name(path)
@@ -67,15 +71,27 @@ def write(
     return checksum
 
 
+def _write_remote(content: dict[str, Any], uri: str, count: Callable[[int], None] | None) -> str:
+    """Write `content` here, and copy the file to `uri`."""
+    with tempfile.TemporaryDirectory(prefix="orchestrator-") as folder:
+        local = os.path.join(folder, "a.ckpt")
+        try:
+            checksum = write(content, local, count)
+            remote.upload(local, uri)
+        except OSError as error:
+            raise failure(uri, error) from error
+    return checksum
+
+
 def failure(path: str, cause: BaseException) -> CheckpointWriteError:
     """Return the error that says that `path` could not be written because of `cause`."""
-    if isinstance(cause, CheckpointWriteError):
+    if isinstance(cause, CheckpointWriteError) and path in str(cause):
         return cause
     number = getattr(cause, "errno", None)
     reason = os.strerror(number) if isinstance(number, int) else str(cause).rstrip(".")
     found = CheckpointWriteError(f"The checkpoint {path} could not be written: {reason}.")
     found.errno = number if isinstance(number, int) else None
-    found.is_full = number in _FULL
+    found.is_full = number in _FULL or getattr(cause, "is_full", False)
     return found
 
 

@@ -224,7 +224,9 @@ class DataParallel(GroupOfRanks):
         the first has them then. Communicates.
         """
         if self._ddp is not None and self._ddp.reducer._rebuild_buckets():
-            self._ddp.logger.set_runtime_stats_and_log()  # which notes the order
+            logger = self._ddp.logger
+            assert logger is not None
+            logger.set_runtime_stats_and_log()  # which notes the order
 
     def state_dict(self) -> dict[str, Any]:
         """Return the order in which DDP has found gradients to become ready; empty before it has.

@@ -76,7 +76,13 @@ class Probe(Engine):
     ) -> None:
         place = outer.place
         job = replace(
-            outer.job, fn=fn, module=module, ckpt_path=None, return_predictions=False, verbose=False
+            outer.job,
+            fn=fn,
+            module=module,
+            ckpt_path=None,
+            attempt=None,
+            return_predictions=False,
+            verbose=False,
         )
         quiet = Place(
             rank=0 if alone else place.rank,

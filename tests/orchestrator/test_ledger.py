@@ -22,7 +22,7 @@ from tests.orchestrator.tiny import Tiny, loader, points, quiet_trainer
 def fit(root: Path, epochs: int = 2, data: Any = None, *callbacks: Any, **arguments: Any) -> pl.Trainer:
     trainer = quiet_trainer(
         *callbacks, max_epochs=epochs, default_root_dir=root, ledger=True,
-        enable_checkpointing=bool(callbacks), **arguments,
+        **{"enable_checkpointing": bool(callbacks), **arguments},
     )  # fmt: skip
     trainer.fit(Tiny(), loader(18, shuffle=True) if data is None else data)
     return trainer
@@ -95,6 +95,15 @@ def test_another_run_in_the_same_place_is_another(tmp_path: Path) -> None:
     assert len(audit(tmp_path).attempts) == 1 and len(audit(tmp_path / "ledger").epochs) == 2
     with pytest.raises(FileNotFoundError, match=r"no ledger in .*Trainer\(ledger=True\)"):
         audit(tmp_path / "elsewhere")
+
+
+def test_what_a_search_tries_is_not_training(tmp_path: Path) -> None:
+    """Batches on which a learning rate is tried are not in the ledger."""
+    from orchestrator.callbacks import LearningRateFinder
+
+    search = LearningRateFinder(num_training_steps=3, update_attr=False)
+    fit(tmp_path, 1, None, search, enable_model_summary=False)
+    assert [(epoch.used, epoch.doubled) for epoch in audit(tmp_path).epochs] == [(18, 0)]
 
 
 def test_samples_without_numbers_are_not_written_down(

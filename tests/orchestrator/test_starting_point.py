@@ -48,8 +48,7 @@ def test_last_that_is_not_there_starts_anew(tmp_path: Path) -> None:
         ("hpc", "not chosen by a scheduler or registry"),
         ("registry", "not chosen by a scheduler or registry"),
         ("registry:name:version:2", "not chosen by a scheduler or registry"),
-        ("s3://bucket/a.ckpt", "only local files can be read"),
-        ("https://host/a.ckpt", "only local files can be read"),
+        ("https://host/a.ckpt", "https:// is none of s3, gs, .*Download it first"),
         (3, "Use a path, 'best', 'last' or None"),
     ],
 )

@@ -14,7 +14,7 @@ from orchestrator.errors import MisconfigurationError
     "wrong",
     [
         {"dirpath": 3},
-        {"dirpath": "s3://bucket/run"},
+        {"dirpath": "https://host/run"},
         {"filename": "{epoch"},
         {"filename": ""},
         {"monitor": 5},

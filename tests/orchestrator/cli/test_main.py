@@ -23,20 +23,8 @@ def test_alone_it_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
     """`orchestrator` without a command prints what there is, and that is no error."""
     assert main([]) == 0
     printed = capsys.readouterr().out
-    for command in (
-        "fit",
-        "validate",
-        "test",
-        "predict",
-        "runs",
-        "report",
-        "replay",
-        "trace",
-        "submit",
-        "jobs",
-        "manifest",
-        "info",
-    ):
+    commands = ("fit", "validate", "test", "predict", "sweep", "runs", "report", "replay", "trace", "audit")
+    for command in (*commands, "submit", "jobs", "manifest", "doctor", "info"):
         assert f"    {command} " in printed
 
 
