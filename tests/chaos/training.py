@@ -86,13 +86,17 @@ class Tells(pl.Callback):
                 file.write(f"{trainer.global_step} {time.time()} {trainer.strategy.processes}\n")
 
 
-def train(schedule: dict[str, Any], folder: Path, *, workers: int, pause_s: float) -> dict[str, Any]:
-    """Train as a schedule says, on so many workers; return what identifies the result."""
+def train(
+    schedule: dict[str, Any], folder: Path, *, workers: int, pause_s: float, cpus: float = 1.0
+) -> dict[str, Any]:
+    """Train as a schedule says, on so many workers that reserve so many CPUs; return what identifies the
+    result.
+    """
     ranks, accumulate = schedule["logical_ranks"], schedule["accumulate"]
     length = ranks * BATCH * STEPS_PER_EPOCH * accumulate - BATCH - 2
     grouped: dict[str, Any] = {}
     if workers > 1:
-        grouped = {"resources_per_worker": {"CPU": 1}, "max_failures": -1}
+        grouped = {"resources_per_worker": {"CPU": cpus}, "max_failures": -1}
     pl.seed_everything(5, verbose=False)
     module = Net(schedule["optimizer"])
     trainer = pl.Trainer(
