@@ -20,8 +20,7 @@ from torch import Tensor
 
 from cluster.layout import Layout, grow, subtrees
 
-# Named anew in torch 2.13; builds before it know the older name alone.
-_gather_chunks: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_LAST_TAG = 1_000  # above the places of partial sums
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +99,8 @@ class TreeSum:
         self._free: list[Tensor] = []
         self._nodes: list[tuple[int, int]] = []
         self._sums: list[Tensor] = []
-        self._received: Tensor | None = None
+        self._rows: Tensor | None = None
+        self._others = [(process + 1 + step) % self._processes for step in range(self._processes - 1)]
 
     def vector(self) -> Tensor:
         """Return a vector to be filled, of shape (size,); its content is undefined."""
@@ -136,25 +136,42 @@ class TreeSum:
         self.forget()
         if self._processes == 1:
             return total.div_(divisor)[: self._size]
-        chunk, counts = self._chunk, self._plan.partials
-        mine = len(sums)
-        if mine == 1:
-            sent = total
-        else:
-            sent = torch.stack([item.view(self._processes, chunk) for item in sums], dim=1).view(-1)
-        if self._received is None:
-            self._received = torch.empty(sum(counts) * chunk, **self._like)
-        received = self._received
-        dist.all_to_all_single(
-            received,
-            sent,
-            output_split_sizes=[count * chunk for count in counts],
-            input_split_sizes=[mine * chunk] * self._processes,
-            group=self._group,
-        )
-        part = merged(received.view(sum(counts), chunk), self._plan).div_(divisor)
-        _gather_chunks(total, part, group=self._group)
+        if self._rows is None:
+            self._rows = torch.empty(sum(self._plan.partials), self._chunk, **self._like)
+        self._exchange(sums, self._rows)
+        part = merged(self._rows, self._plan).div_(divisor)
+        self._gather(total, part)
         return total[: self._size]
+
+    def _chunk_of(self, vector: Tensor, process: int) -> Tensor:
+        return vector[process * self._chunk : (process + 1) * self._chunk]
+
+    def _exchange(self, sums: list[Tensor], rows: Tensor) -> None:
+        """Fill `rows` with this process's chunk of everybody's partial sums, by process."""
+        works, first = [], 0
+        for process, count in enumerate(self._plan.partials):
+            for tag in range(count):
+                if process == self._process:
+                    rows[first + tag].copy_(self._chunk_of(sums[tag], process))
+                else:
+                    works.append(dist.irecv(rows[first + tag], process, self._group, tag))
+            first += count
+        for process in self._others:
+            works += [
+                dist.isend(self._chunk_of(item, process), process, self._group, tag)
+                for tag, item in enumerate(sums)
+            ]
+        _wait(works)
+
+    def _gather(self, total: Tensor, part: Tensor) -> None:
+        """Fill `total` with everybody's finished chunk."""
+        works = [
+            dist.irecv(self._chunk_of(total, process), process, self._group, _LAST_TAG)
+            for process in self._others
+        ]
+        works += [dist.isend(part, process, self._group, _LAST_TAG) for process in self._others]
+        self._chunk_of(total, self._process).copy_(part)
+        _wait(works)
 
     def _give_back(self, vector: Tensor) -> None:
         self._free.append(self._whole(vector))
@@ -162,6 +179,13 @@ class TreeSum:
     def _whole(self, vector: Tensor) -> Tensor:
         """Return the padded vector that this one is the front of."""
         return vector if vector._base is None else vector._base
+
+
+def _wait(works: Sequence[Any]) -> None:
+    """Wait for messages; on a GPU they are waited for in its own order."""
+    for work in works:
+        if work is not None:
+            work.wait()
 
 
 def merged(rows: Tensor, plan: TreePlan) -> Tensor:

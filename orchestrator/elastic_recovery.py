@@ -149,7 +149,8 @@ class ElasticRecovery(Recovery):
                     left = BatchEnd(has_batch=False, index=index, hook=hook)
                 place = _Place(target, loads(self._taken["own"]), left=left)
         assert place is not None
-        shares, self._shares, self._times = self._shares, None, []
+        shares, self._shares = self._shares, None
+        self._times, self._timed = [], target.windows  # what is known of times is about another layout
         strategy.lay_out(strategy.layout_after(_claims([hosted for _, hosted, _ in found]), shares))
         slots = cast(LogicalSlots, engine.train_slots)
         slots.host(strategy.hosted)

@@ -50,8 +50,8 @@ class Trainer(TrainerCalls, ArgparseForm):
     Args:
         accelerator: ``"cpu"``, ``"gpu"``, ``"mps"``, or ``"auto"``: GPUs when torch sees any.
         strategy: ``"auto"``, ``"single"``, ``"ddp"``, ``"ddp_find_unused_parameters_true"`` for modules that
-            do not use all parameters in every step, ``"fsdp"``, ``"deepspeed"`` (an extra), or an instance of
-            one of `orchestrator.strategies`.
+            do not use all parameters in every step, ``"fsdp"``, ``"deepspeed"`` (an extra), ``"elastic"``
+            (the same bits on any number of processes), or an instance of one of `orchestrator.strategies`.
         devices: Processes on each node, or ``"auto"``: one on CPU, this machine's GPUs otherwise; or a list
             of GPUs' numbers. More than one run on Ray.
         num_nodes: Distinct nodes.

@@ -126,14 +126,11 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return fit(tmp_path_factory.mktemp("alone") / "run", 1)
 
 
-@pytest.mark.parametrize("workers", [2, 3])
-def test_any_number_of_workers_gives_the_same_bits(
-    alone: dict[str, Any], workers: int, tmp_path: Path
-) -> None:
+def test_another_number_of_workers_gives_the_same_bits(alone: dict[str, Any], tmp_path: Path) -> None:
     """Weights, metrics, rows of the log, checkpoint names and the random state are those of one process."""
-    found = fit(tmp_path / "run", workers)
+    found = fit(tmp_path / "run", 2)
     same(found, alone)
-    assert found["processes"] == {workers}
+    assert found["processes"] == {2}
 
 
 def test_a_checkpoint_goes_on_at_any_number_of_workers(alone: dict[str, Any], tmp_path: Path) -> None:
@@ -150,10 +147,8 @@ def test_a_checkpoint_goes_on_at_any_number_of_workers(alone: dict[str, Any], tm
 @pytest.mark.parametrize(
     "faults",
     [
-        (("forward", 1, 4),),
-        (("before step", 0, 3), ("forward", 1, 7)),
-        (("batch end", 0, 4),),
-        (("validation", 2, 3),),
+        (("before step", 0, 3), ("batch end", 0, 5)),
+        (("validation", 2, 3), ("forward", 1, 7)),
     ],
     ids=str,
 )
