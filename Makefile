@@ -25,7 +25,7 @@ help:
 	@echo 'make test      lint, then the tests'
 	@echo 'make test-all  the same, and the tests that need extra packages'
 	@echo 'make lint      ruff and mypy'
-	@echo 'make bench     time steps, data, recovery and starts beside their peers, into benchmarks/results/'
+	@echo 'make bench     time steps, data, recovery, sweeps and starts beside their peers, into benchmarks/results/'
 	@echo 'make clean     remove caches and build outputs; keeps .venv and runs/'
 
 demo: $(DEV)
@@ -46,6 +46,8 @@ bench: $(DEV)
 	$(RUN) benchmarks/step.py --json benchmarks/results/step.json
 	$(RUN) benchmarks/data.py --json benchmarks/results/data.json
 	$(RUN) benchmarks/recovery.py --json benchmarks/results/recovery.json
+	$(RUN) benchmarks/sweep.py --json benchmarks/results/sweep.json
+	$(RUN) benchmarks/sweep.py --many --json benchmarks/results/sweep-many.json
 	$(RUN) benchmarks/startup.py --torch-trainer --json benchmarks/results/startup.json
 
 clean:
