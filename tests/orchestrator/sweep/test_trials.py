@@ -37,7 +37,8 @@ class Tuned(Net):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         loss = torch.nn.functional.mse_loss(self(batch[0]), torch.ones(len(batch[0]), 2))
         self.log("val", loss)
-        self.log("lr", self.optimizers().param_groups[0]["lr"])
+        if self.trainer.optimizers:
+            self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.net(x)
