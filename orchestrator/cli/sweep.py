@@ -92,7 +92,7 @@ def read_config(path: str) -> dict[str, Any]:
         try:
             content = yaml.safe_load(file)
         except yaml.YAMLError as error:
-            raise MisconfigurationError(f"{path} is no YAML: {error}") from None
+            raise MisconfigurationError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, Mapping):
         raise MisconfigurationError(f"{path} holds no settings. Write model, space and metric.")
     return dict(content)

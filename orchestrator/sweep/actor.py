@@ -10,6 +10,7 @@ raised to Tune as it was; the process is then given up, and its group with it.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import shutil
@@ -69,6 +70,9 @@ class TrialActor(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Take the sweep's job and the first trial's configuration."""
+        import orchestrator.trainer  # noqa: F401  all trials need it
+
+        gc.freeze()  # what was imported is never garbage, so collecting after a trial is quick
         self._job: TrialJob = ray.get(self.job_ref)
         if not self._job.has_gpu:  # Ray lets a process see the GPUs that it has not reserved
             os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -120,7 +120,7 @@ def _refusal(training: ModuleTraining, name: str) -> str:
         takers.append(training.datamodule.__name__)
     return (
         f"Sweep(space=...): {' and '.join(takers)} {'take' if len(takers) > 1 else 'takes'} no {name!r}."
-        f"{suggest(name, known)} {'They take' if len(takers) > 1 else 'It takes'} {sorted(known)}; "
+        f"{suggest(name, known)} {'They take' if len(takers) > 1 else 'It takes'} {sorted(set(known))}; "
         "the Trainer's "
         f"arguments are called 'trainer.NAME'."
     )

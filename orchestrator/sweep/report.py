@@ -193,7 +193,9 @@ h2 { font-size: 18px; margin: 0 } section, .tile { background: var(--card); bord
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); gap: 12px }
 .tile { padding: 14px 16px; display: flex; flex-direction: column } .tile span, .tile small { color:
 var(--soft) } .tile strong { font-size: 26px; font-weight: 600 } .tile small { overflow-wrap: anywhere }
-svg { width: 100%; height: auto; display: block } svg text { fill: var(--soft); font-size: 12px }
+svg { width: 100%; height: auto; display: block }
+svg text { fill: var(--soft); font-size: 12px; paint-order: stroke;
+  stroke: var(--card); stroke-width: 3px }
 svg text.name { fill: var(--ink); text-anchor: middle; font-weight: 600 } svg text.end, svg text.label {
 text-anchor: end } svg text.middle { text-anchor: middle } svg polyline { fill: none; stroke-width: 1.6;
   stroke-opacity: .75; stroke-linejoin: round } .axis { stroke: var(--soft) } .grid { stroke: var(--line) }

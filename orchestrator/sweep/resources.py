@@ -113,9 +113,11 @@ def check_room(room: TrialRoom) -> None:
     plans = [plan for plan in (_plan((room.own,), room.strategy), _plan(room.workers, room.strategy)) if plan]
     for plan in plans:
         if not fits(plan, [node.total for node in nodes], [node.labels for node in nodes]):
+            asked = ", ".join(f"{amount * plan.count:g} {name}" for name, amount in plan.bundle.items())
             raise MisconfigurationError(
-                f"Sweep(resources_per_trial=...): no trial can ever fit: one needs {describe_request(plan)}, "
-                f"there is\n{describe_nodes(plan, nodes)}\nAsk for less, or add nodes."
+                f"Sweep(resources_per_trial=...): no trial can ever fit: one needs {asked}, as "
+                f"{describe_request(plan)}, there is\n{describe_nodes(plan, nodes)}\n"
+                "Ask for less, or add nodes."
             )
 
 

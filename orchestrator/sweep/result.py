@@ -108,7 +108,7 @@ class SweepResult(ResultGrid):
         return BestTrial(
             number=number,
             name=record.name,
-            config=result.config,
+            config=result.config or {},
             value=value,
             report=report,
             metrics=record.reports[report],

@@ -216,8 +216,10 @@ class Sweep:
             raise SweepError(
                 f"All {len(grid)} trials failed, the first with: {first}. Their tracebacks are in {path}."
             )
+        analysis = grid._experiment_analysis
+        analysis.trials.sort(key=str)  # by number: a restored sweep has them in another order
         return SweepResult(
-            grid._experiment_analysis,
+            analysis,
             path=path,
             metric=metric,
             mode=mode,

@@ -21,6 +21,7 @@ from orchestrator.sweep.arguments import Arguments
 from orchestrator.sweep.directory import Claim
 from orchestrator.sweep.following import Follower
 from orchestrator.sweep.numbering import Numbering
+from orchestrator.sweep.quick_start import quick_start
 
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",  # tables that name directories which are gone afterwards
@@ -85,7 +86,7 @@ def run_trials(
         checkpoint_config=checkpoint_config,
     )
     checkpoint_config.checkpoint_at_end = False  # there is nothing left to save by then
-    with _quiet(), _signals_kept() as was_interrupted:
+    with _quiet(), quick_start(), _signals_kept() as was_interrupted:
         if claim.goes_on and tune.Tuner.can_restore(claim.path) and _has_snapshot(claim.path):
             tuner = tune.Tuner.restore(
                 claim.path, trainable, param_space=space, resume_unfinished=True, restart_errored=True

@@ -37,7 +37,8 @@ class Tuned(Net):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         loss = torch.nn.functional.mse_loss(self(batch[0]), torch.ones(len(batch[0]), 2))
         self.log("val", loss)
-        self.log("lr", self.optimizers().param_groups[0]["lr"])
+        if self.trainer.optimizers:
+            self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.net(x)
@@ -207,3 +208,29 @@ def test_the_same_command_goes_on_after_a_crash(tmp_path: Path, monkeypatch: pyt
     reports = [json.loads(line) for line in lines if '"report"' in line]
     assert sum(event["trial"] == "trial_00000" for event in reports) == 4
     assert sum(event["trial"] == "trial_00001" for event in reports) <= 6
+
+
+def test_a_trial_whose_process_is_killed_is_tried_again(tmp_path: Path) -> None:
+    """From its last checkpoint, in a new process; other trials do not notice."""
+
+    def train(config: dict[str, Any]) -> None:
+        class Dies(pl.Callback):
+            def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+                mark = tmp_path / f"killed-{config['lr']}"
+                if config["lr"] == 0.1 and trainer.current_epoch == 2 and not mark.exists():
+                    mark.touch()
+                    os.kill(os.getpid(), 9)
+
+        trainer = pl.Trainer(max_epochs=3, callbacks=[Dies()], **QUIET)
+        trainer.fit(Tuned(config["lr"]), loader(32), loader(16))
+
+    result = pl.Sweep(
+        train, {"lr": tune.grid_search([0.1, 0.2])}, metric="val", max_failures=1, max_concurrent_trials=1,
+        storage_path=tmp_path / "sweeps", verbose=False,
+    ).run()  # fmt: skip
+    assert result.errors == []
+    assert (tmp_path / "killed-0.1").exists()
+    assert [len(record.reports) for record in result._records] == [3, 3]
+    lines = (Path(result.path) / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    reports = [json.loads(line)["number"] for line in lines if '"report"' in line and "trial_00000" in line]
+    assert reports == [1, 2, 3]
