@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,7 +21,11 @@ from torch import Tensor
 
 from cluster.layout import Layout, grow, subtrees
 
-_LAST_TAG = 1_000  # above the places of partial sums
+# Named anew in torch 2.13; builds before it know the older name alone.
+_gather_chunks: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_PIECES = 4
+_LEAST_PIECE = 1 << 16  # numbers
+_BACK = 1 << 20  # tags of what comes back, above those of partial sums
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +105,6 @@ class TreeSum:
         self._nodes: list[tuple[int, int]] = []
         self._sums: list[Tensor] = []
         self._rows: Tensor | None = None
-        self._others = [(process + 1 + step) % self._processes for step in range(self._processes - 1)]
 
     def vector(self) -> Tensor:
         """Return a vector to be filled, of shape (size,); its content is undefined."""
@@ -138,40 +142,76 @@ class TreeSum:
             return total.div_(divisor)[: self._size]
         if self._rows is None:
             self._rows = torch.empty(sum(self._plan.partials), self._chunk, **self._like)
-        self._exchange(sums, self._rows)
-        part = merged(self._rows, self._plan).div_(divisor)
-        self._gather(total, part)
+        if total.device.type == "cpu":
+            self._finish_by_messages(sums, self._rows, divisor)
+        else:
+            self._finish_by_collectives(sums, self._rows, divisor)
         return total[: self._size]
 
-    def _chunk_of(self, vector: Tensor, process: int) -> Tensor:
-        return vector[process * self._chunk : (process + 1) * self._chunk]
+    def _finish_by_messages(self, sums: list[Tensor], rows: Tensor, divisor: float) -> None:
+        """Fill the first of `sums` with the mean, piece by piece: while one is added up others are under way.
 
-    def _exchange(self, sums: list[Tensor], rows: Tensor) -> None:
-        """Fill `rows` with this process's chunk of everybody's partial sums, by process."""
-        works, first = [], 0
-        for process, count in enumerate(self._plan.partials):
-            for tag in range(count):
-                if process == self._process:
-                    rows[first + tag].copy_(self._chunk_of(sums[tag], process))
-                else:
-                    works.append(dist.irecv(rows[first + tag], process, self._group, tag))
-            first += count
-        for process in self._others:
+        What comes back into a part of that vector has needed what was sent from there, so it cannot come too
+        early.
+        """
+        total, plan, chunk, group = sums[0], self._plan, self._chunk, self._group
+        others = [process for process in range(self._processes) if process != self._process]
+        firsts = [sum(plan.partials[:process]) for process in range(self._processes)]
+        pieces = min(_PIECES, max(1, chunk // _LEAST_PIECE))
+        cuts = [chunk * piece // pieces for piece in range(pieces + 1)]
+        own = self._process * chunk
+        arriving: list[list[Any]] = []
+        works: list[Any] = []
+        for piece, (begin, end) in enumerate(pairwise(cuts)):
+            arriving.append(
+                [
+                    dist.irecv(
+                        rows[firsts[process] + place, begin:end], process, group, place * pieces + piece
+                    )
+                    for process in others
+                    for place in range(plan.partials[process])
+                ]
+            )
             works += [
-                dist.isend(self._chunk_of(item, process), process, self._group, tag)
-                for tag, item in enumerate(sums)
+                dist.irecv(
+                    total[process * chunk + begin : process * chunk + end], process, group, _BACK + piece
+                )
+                for process in others
             ]
-        _wait(works)
+        for piece, (begin, end) in enumerate(pairwise(cuts)):
+            works += [
+                dist.isend(item[process * chunk + begin : process * chunk + end], process, group, tag)
+                for process in others
+                for tag, item in zip(range(piece, len(sums) * pieces, pieces), sums, strict=True)
+            ]
+        for piece, (begin, end) in enumerate(pairwise(cuts)):
+            for work in arriving[piece]:
+                work.wait()
+            parts = [row[begin:end] for row in rows]
+            for place, item in enumerate(sums):
+                parts[firsts[self._process] + place] = item[own + begin : own + end]
+            part = merged(parts, plan).div_(divisor)
+            mine = total[own + begin : own + end]
+            if part.data_ptr() != mine.data_ptr():
+                mine.copy_(part)
+            works += [dist.isend(mine, process, group, _BACK + piece) for process in others]
+        for work in works:
+            work.wait()
 
-    def _gather(self, total: Tensor, part: Tensor) -> None:
-        """Fill `total` with everybody's finished chunk."""
-        works = [
-            dist.irecv(self._chunk_of(total, process), process, self._group, _LAST_TAG)
-            for process in self._others
-        ]
-        works += [dist.isend(part, process, self._group, _LAST_TAG) for process in self._others]
-        self._chunk_of(total, self._process).copy_(part)
-        _wait(works)
+    def _finish_by_collectives(self, sums: list[Tensor], rows: Tensor, divisor: float) -> None:
+        """Fill the first of `sums` with the mean."""
+        chunk, counts, count = self._chunk, self._plan.partials, len(sums)
+        sent = sums[0]
+        if count > 1:
+            sent = torch.stack([item.view(self._processes, chunk) for item in sums], dim=1).view(-1)
+        dist.all_to_all_single(
+            rows.view(-1),
+            sent,
+            output_split_sizes=[other * chunk for other in counts],
+            input_split_sizes=[count * chunk] * self._processes,
+            group=self._group,
+        )
+        _gather_chunks(sums[0], merged(rows, self._plan).div_(divisor), group=self._group)
 
     def _give_back(self, vector: Tensor) -> None:
         self._free.append(self._whole(vector))
@@ -181,14 +221,7 @@ class TreeSum:
         return vector if vector._base is None else vector._base
 
 
-def _wait(works: Sequence[Any]) -> None:
-    """Wait for messages; on a GPU they are waited for in its own order."""
-    for work in works:
-        if work is not None:
-            work.wait()
-
-
-def merged(rows: Tensor, plan: TreePlan) -> Tensor:
+def merged(rows: Tensor | Sequence[Tensor], plan: TreePlan) -> Tensor:
     """Add the partial sums of all processes, by process, of shape (partial sums, size), in the order of the
     tree and in place; return the row that is their sum.
     """

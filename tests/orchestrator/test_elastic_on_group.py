@@ -147,7 +147,7 @@ def test_a_checkpoint_goes_on_at_any_number_of_workers(alone: dict[str, Any], tm
 @pytest.mark.parametrize(
     "faults",
     [
-        (("before step", 0, 3), ("batch end", 0, 5)),
+        (("before step", 0, 3), ("batch end", 0, 4)),
         (("validation", 2, 3), ("forward", 1, 7)),
     ],
     ids=str,
