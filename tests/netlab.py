@@ -26,13 +26,6 @@ _SUBNET = "10.77.0"
 _PORT = 6379
 _NOWHERE = "02:00:00:00:00:01"  # the address of no interface on the bridge
 _STORE_BYTES = 100 * 2**20
-# Where Ray chooses these itself it waits 15 s for agents to start, and gives up on a busy machine.
-_AGENT_PORTS = (
-    "--dashboard-agent-grpc-port=8101",
-    "--metrics-export-port=8102",
-    "--runtime-env-agent-port=8103",
-    "--dashboard-agent-listen-port=8104",
-)
 _START_S = 120.0
 
 HEALTH_CHECKS = {
@@ -95,7 +88,6 @@ class NetLab:
             **os.environ,
             **health_checks,
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_raylet_start_wait_time_s": "90",
             "RAY_AUTH_MODE": "disabled",
             "TORCH_CPP_LOG_LEVEL": "ERROR",
         }
@@ -306,7 +298,6 @@ class NetLab:
             *(ray, "start", f"--node-ip-address={self.ip(node)}", "--disable-usage-stats"),
             *(f"--num-cpus={self._cpus}", f"--num-gpus={self._gpus}"),
             f"--object-store-memory={_STORE_BYTES}",
-            *_AGENT_PORTS,
             # A folder each: nodes that start at once in a common one time out.
             f"--temp-dir={self._home / f'n{node}'}",
         ]
