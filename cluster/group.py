@@ -29,6 +29,7 @@ from cluster.spec import GroupSpec
 from cluster.standstill import StandstillPolicy, StandstillWatch
 
 T = TypeVar("T")
+_GIVING_UP_S = 10.0
 
 
 class WorkerGroup:
@@ -42,6 +43,7 @@ class WorkerGroup:
         self.spec = spec
         self._roster = ResizableRoster(spec)
         self._policy: RecoveryPolicy | None = None
+        self._giving_up: list[Any] = []  # calls that may not have arrived yet
         self._noticed: set[int] = set()  # ranks that were told to go in this run
         self._watch: StandstillWatch | None = None
         self._runs = 0
@@ -316,11 +318,16 @@ class WorkerGroup:
 
     def give_up(self) -> None:
         """Make the callables of the run end that wait for others. Called by the run itself."""
-        for actor in self._roster.present_actors:
-            actor.give_up.options(concurrency_group="control").remote()
+        lanes = [actor.give_up.options(concurrency_group="control") for actor in self._roster.present_actors]
+        self._giving_up = [lane.remote() for lane in lanes]
 
     def _form_anew(self) -> None:
+        import ray
+
         try:
+            if self._giving_up:  # one that comes late would give up the next generation too
+                ray.wait(self._giving_up, num_returns=len(self._giving_up), timeout=_GIVING_UP_S)
+                self._giving_up = []
             self._roster.generation += 1
             self._roster.join(time.monotonic() + self.spec.start_timeout_s)
         except BaseException:
