@@ -178,6 +178,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "fault",
     [
+        ("batch end", 2, 1),
         ("forward", 1, 3),
         ("after backward", 0, 3),
         ("before step", 2, 4),
