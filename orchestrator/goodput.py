@@ -66,6 +66,7 @@ class Account:
         self._seconds = dict.fromkeys((*KINDS, _TRAIN), 0.0)
         self._waited_s = self._watched_s = 0.0
         self._window_at = float("-inf")
+        self._unwatch: Callable[[], None] = _nothing
 
     @property
     def age_s(self) -> float:
@@ -124,15 +125,21 @@ class Account:
         """
         now = self._now_s()
         if first:
-            feed.__dict__.pop("advance", None)  # of a window that an epoch was left in
-        elif "advance" in feed.__dict__ or now - self._window_at < EVERY_S:
+            self._unwatch()  # a window that an epoch was left in
+        elif self._unwatch is not _nothing or now - self._window_at < EVERY_S:
             return
         self._window_at = now
-        advance = feed.advance
+        advance, looked_on = feed.advance, "advance" in feed.__dict__
         left, begun_s, waited_s = WINDOW, 0.0, 0.0
 
+        def unwatch() -> None:
+            self._unwatch = _nothing
+            del feed.__dict__["advance"]
+            if looked_on:  # by another, a ledger
+                feed.__dict__["advance"] = advance
+
         def end(now_s: float) -> None:
-            feed.__dict__.pop("advance", None)
+            unwatch()
             self._watched_s += now_s - begun_s
             self._waited_s += waited_s
 
@@ -157,10 +164,15 @@ class Account:
             return more
 
         feed.__dict__["advance"] = timed
+        self._unwatch = unwatch
 
     def _trained_s(self) -> float:
         """Return the seconds of training so far; asked while training."""
         return self._seconds[_TRAIN] + self._now_s() - self._since
+
+
+def _nothing() -> None:
+    """Nothing is watched."""
 
 
 def split(

@@ -135,6 +135,7 @@ class Recovery:
         self._stands = False
         self._running_hook: BatchEnd | None = None
         self._order: dict[str, Any] = {}
+        self._knows_order = False  # of the gradients, which DDP finds behind its first step
         self.left: BatchEnd | None = None
         self.returns = False
         self._strategy.before_meeting = self.about_to_meet
@@ -192,6 +193,9 @@ class Recovery:
             self.meet(left=end)
         elif self._is_behind_commit():
             self._stand(end, again=bool(hooks))
+        if not self._knows_order and self._engine.state.windows:
+            self._strategy.before_save()
+            self._knows_order = True
 
     def about_to_meet(self) -> None:
         """Take what ranks have alike, which a meeting may change, where it was not taken at this standpoint.
@@ -316,7 +320,8 @@ class Recovery:
         donor = next(rank for rank, at in enumerate(found) if at is not None and rank not in takers)
         place = self._place_at(target)
         offers = strategy.gather((self._offer(replaced, target), self._order))
-        order = offers[donor][1]
+        order = next((order for _, order in offers if order), {})
+        self._knows_order = bool(order)
         states = _known_states([offer for offer, _ in offers], target)
         unknown = [rank for rank in replaced if rank not in states]
         if unknown:

@@ -23,7 +23,7 @@ def importances(configs: Sequence[Mapping[str, Any]], values: Sequence[float]) -
         values: Of the metric, one for each trial; all finite.
 
     >>> importances([{"a": i, "b": i % 2} for i in range(20)], [float(i) for i in range(20)])
-    {'a': 0.94..., 'b': 0.0}
+    {'a': 0.9523809523809524, 'b': 0.0}
     """
     ranks = rank(values)
     names = dict.fromkeys(name for config in configs for name in config)

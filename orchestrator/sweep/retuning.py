@@ -66,8 +66,8 @@ def retune(
 def new_options(restored: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of one group: as asked, with the learning rate where the scheduler had brought it.
 
-    >>> new_options({"lr": 0.05, "initial_lr": 0.1}, {"lr": 0.2, "initial_lr": 0.2, "momentum": 0.9})
-    {'lr': 0.1, 'initial_lr': 0.2, 'momentum': 0.9}
+    >>> new_options({"lr": 0.25, "initial_lr": 0.5}, {"lr": 1.0, "initial_lr": 1.0, "momentum": 0.9})
+    {'lr': 0.5, 'initial_lr': 1.0, 'momentum': 0.9}
     """
     options = {name: value for name, value in asked.items() if name in restored or name != "initial_lr"}
     start, before = asked.get("initial_lr"), _plain(restored.get("initial_lr"))
