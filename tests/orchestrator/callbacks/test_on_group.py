@@ -89,7 +89,7 @@ def test_only_rank_0_writes_logs(tmp_path: Path) -> None:
 
     trainer = group_trainer(tmp_path, max_epochs=1, logger=TensorBoardLogger(tmp_path))
     trainer.fit(Drawing(), loader(32))
-    assert len(list(Path(str(trainer.log_dir)).glob("events*"))) == 1
+    assert len(list(Path(str(trainer.log_dir)).glob("events.out*"))) == 1
     assert [event.value for event in EventAccumulator(str(trainer.log_dir)).Reload().Scalars("drawn")] == [0]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,14 +65,21 @@ def test_the_status_tells_how_bad_it_is(
     assert ("Nothing is wrong." in capsys.readouterr().out) == (free_bytes == 2**33)
 
 
-def test_a_cluster_that_does_not_answer_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
-    """What cannot be examined is one line on standard error; so is --nodes without a cluster."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_ADDRESS", "local")  # put back afterwards
-        assert main(["doctor", "--address", "127.0.0.1:9"]) == 2
-    assert "No Ray answers at 127.0.0.1:9" in capsys.readouterr().err
-    assert main(["doctor", "--nodes", "10.0.0.1"]) == 2
-    assert "--nodes 10.0.0.1 without a cluster" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--address", "127.0.0.1:9"], "No Ray answers at 127.0.0.1:9"),
+        (["--nodes", "10.0.0.1"], "--nodes 10.0.0.1 without a cluster"),
+    ],
+)
+def test_what_cannot_be_examined_is_status_2(words: list[str], said: str) -> None:
+    """A cluster that does not answer, or nodes without a cluster, are one line on standard error."""
+    program = "import sys; from orchestrator.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "doctor", *words]  # here, other tests may have started a Ray
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_this_machine_is_examined_without_a_cluster(
