@@ -214,6 +214,7 @@ class Recovery:
     def meet(self, *, begun: bool = True, left: BatchEnd | None = None) -> None:
         """Exchange private states, so that every rank knows where every rank stands. Communicates."""
         engine, here = self._engine, self._here
+        engine.saves.settle()  # from here on no rank would make the checkpoint again
         windows = engine.state.windows
         meetings = here.at.meetings + 1 if here is not None and here.at.windows == windows else 1
         own = self._states.take(
@@ -236,6 +237,7 @@ class Recovery:
 
     def _stand(self, end: BatchEnd, *, again: bool) -> None:
         state = self._engine.state
+        self._engine.saves.settle()
         own = self._committing
         if again or own is None:
             own = self._states.take(batches=state.epoch_batches, validated=False, outputs=end.outputs)

@@ -32,6 +32,7 @@ def test_it_learns_to_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_it_leaves_everything_in_its_folder(tmp_path: Path) -> None:
     """In one process too, data, checkpoints and events lie under --root-dir, and nothing beside it."""
     folder = tmp_path / "here"

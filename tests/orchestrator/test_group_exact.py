@@ -88,7 +88,15 @@ class Sgd(Net):
         return torch.optim.SGD(self.parameters(), lr=0.5)
 
 
-@pytest.mark.parametrize(("length", "ranks", "accumulate"), [(37, 2, 1), (33, 2, 1), (50, 3, 2), (17, 4, 3)])
+@pytest.mark.parametrize(
+    ("length", "ranks", "accumulate"),
+    [
+        (33, 2, 1),
+        (50, 3, 2),
+        pytest.param(37, 2, 1, marks=pytest.mark.slow),
+        pytest.param(17, 4, 3, marks=pytest.mark.slow),
+    ],
+)
 def test_uneven_ends_weigh_samples(tmp_path: Path, length: int, ranks: int, accumulate: int) -> None:
     """Every sample is used once, and a micro-batch is the mean over the samples that all ranks have."""
     batch_size = 4

@@ -159,7 +159,15 @@ def mute(run: Run) -> None:
     run.lab.block_one_way(run.victim()[0], 0)
 
 
-FAULTS = [kill_worker, freeze_worker, kill_node, power_off, cut_off, deafen, mute]
+FAULTS = [
+    kill_node,
+    cut_off,
+    mute,
+    *(
+        pytest.param(fault, marks=pytest.mark.slow)
+        for fault in (kill_worker, freeze_worker, power_off, deafen)
+    ),
+]
 
 
 @pytest.fixture(scope="module")

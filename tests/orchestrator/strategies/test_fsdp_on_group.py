@@ -225,9 +225,11 @@ class StepsItself(Net):
     ("module", "callback", "named"),
     [
         (StepsItself(), None, "StepsItself.automatic_optimization=False"),
-        (Net(), EMAWeightAveraging(), "EMAWeightAveraging"),
-        (Net(), StochasticWeightAveraging(0.1), "StochasticWeightAveraging"),
-        (Net(), ModelPruning("l1_unstructured"), "ModelPruning"),
+        pytest.param(Net(), EMAWeightAveraging(), "EMAWeightAveraging", marks=pytest.mark.slow),
+        pytest.param(
+            Net(), StochasticWeightAveraging(0.1), "StochasticWeightAveraging", marks=pytest.mark.slow
+        ),
+        pytest.param(Net(), ModelPruning("l1_unstructured"), "ModelPruning", marks=pytest.mark.slow),
         (Net(), LearningRateFinder(update_attr=False, num_training_steps=2), "learning-rate range test"),
     ],
 )

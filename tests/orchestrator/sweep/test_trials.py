@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -121,6 +122,7 @@ def test_trials_share_a_process_and_leak_nothing(tmp_path: Path) -> None:
     assert left_behind(before) == []
 
 
+@pytest.mark.slow
 def test_the_winner_loads_and_the_sweep_can_be_extended(tmp_path: Path) -> None:
     """A finished sweep under its name runs only what is new; all trials count, and a different one is
     refused."""
@@ -146,6 +148,7 @@ def test_the_winner_loads_and_the_sweep_can_be_extended(tmp_path: Path) -> None:
         sweep(space, tmp_path, 2, name="mine", num_samples=3, mode="max").run()
 
 
+@pytest.mark.slow
 def test_a_paused_trial_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     """With one place for waves of two, trials wait for each other at a rung; every curve is a prefix of what
     the same trial gives when nothing stops it."""
@@ -161,6 +164,7 @@ def test_a_paused_trial_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     assert kept == [values[: len(mine)] for values, mine in zip(whole, kept, strict=True)]
 
 
+@pytest.mark.slow
 def test_a_bad_trial_takes_over_a_good_ones_state_with_its_own_settings(tmp_path: Path) -> None:
     """Population based training copies weights, and the new learning rate holds."""
     from ray.tune.schedulers import PopulationBasedTraining
@@ -190,6 +194,7 @@ class Crash(tune.Callback):
             raise RuntimeError("a planned crash of the driver")
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # Tune's own, which the crash leaves
 def test_the_same_command_goes_on_after_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Finished trials stay, the one that ran goes on from its checkpoint, the rest follow."""
     monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")
@@ -208,6 +213,8 @@ def test_the_same_command_goes_on_after_a_crash(tmp_path: Path, monkeypatch: pyt
     reports = [json.loads(line) for line in lines if '"report"' in line]
     assert sum(event["trial"] == "trial_00000" for event in reports) == 4
     assert sum(event["trial"] == "trial_00001" for event in reports) <= 6
+    del crashing
+    gc.collect()  # closes the files that Tune has not
 
 
 def test_a_trial_whose_process_is_killed_is_tried_again(tmp_path: Path) -> None:
