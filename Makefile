@@ -27,7 +27,7 @@ DOCS := $(VENV)/.installed-docs
 help:
 	@echo 'make demo      train digits on two Ray workers, tune in a sweep, test the best (examples/digits.py)'
 	@echo 'make test      lint, then the tests'
-	@echo 'make test-all  the same, and the tests that need extra packages'
+	@echo 'make test-all  the same, and the tests that take long or need extra packages'
 	@echo 'make lint      ruff and mypy'
 	@echo 'make chaos     100 schedules of faults on nodes in network namespaces (Linux, root)'
 	@echo 'make bench     time everything beside its peers, into benchmarks/results/ and the README'
