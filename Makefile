@@ -55,6 +55,7 @@ bench: $(DEV)
 	$(RUN) benchmarks/step.py --json benchmarks/results/step.json
 	$(RUN) benchmarks/data.py --json benchmarks/results/data.json
 	$(RUN) benchmarks/checkpoint.py --json benchmarks/results/checkpoint.json
+	$(RUN) benchmarks/ddp.py --json benchmarks/results/ddp.json
 	$(RUN) benchmarks/recovery.py --json benchmarks/results/recovery.json
 	$(RUN) benchmarks/elastic.py --json benchmarks/results/elastic.json
 	$(RUN) benchmarks/sweep.py --json benchmarks/results/sweep.json

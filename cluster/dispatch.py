@@ -23,7 +23,7 @@ from cluster.heartbeat import ENDED
 from cluster.mailbox import Item
 from cluster.ranks import WorkerInfo
 from cluster.recovery import Recovered
-from cluster.serialization import dump_fast, load
+from cluster.serialization import Parcel, dump_fast, load
 from cluster.worker import Success
 
 _POLL_S = 30.0
@@ -123,7 +123,7 @@ class Dispatch:
         self._acknowledged: dict[int, int] = {}
         self._joiner: int | None = None
         self._recruits: list[Any] = []
-        self._results: dict[int, bytes] = {}
+        self._results: dict[int, Parcel] = {}
         self._failures: dict[int, Failure] = {}
 
     def results(self, payload: Any) -> list[Any]:

@@ -357,6 +357,8 @@ class Roster:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+        if node == ray.get_runtime_context().get_node_id():
+            return process_state(pid)
         if node not in self._nodes or not _reaches(*self._nodes[node]):
             return ProcessState.UNREACHABLE
         look: Any = ray.remote(num_cpus=0, max_retries=0)(process_state)

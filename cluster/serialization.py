@@ -1,16 +1,21 @@
 """Pickles what travels between processes, and names the attribute at fault when something cannot.
 
 Callables and arguments go by value where their module cannot be imported elsewhere (`__main__`, closures), by
-Ray's own cloudpickle. What arrives is a private, writable copy: nothing is shared with the sender or with
-other ranks. Failing raises `SerializationError` before anything is sent.
+Ray's own cloudpickle. The memory of tensors and arrays travels beside the pickle: it is copied into Ray's
+object store once, and out of it once a process, while other threads of that process run. What arrives is a
+private, writable copy: nothing is shared with the sender or with other ranks. Failing raises
+`SerializationError` before anything is sent.
 """
 
 from __future__ import annotations
 
 import inspect
+import io
 import pickle
+import sys
 import types
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from cluster.errors import SerializationError
@@ -19,7 +24,22 @@ _MAX_PROBES = 2_000
 _MAX_DEPTH = 12
 
 
-def dump(value: object, what: str) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A pickled value. Its memory is still the value's own: hand it to Ray before the value changes.
+
+    Attributes:
+        data: The pickle, without that memory.
+        memory: Arrays of bytes, in the order in which the pickle refers to them.
+        tensors: Which of them are of tensors, which copy their memory themselves.
+    """
+
+    data: bytes
+    memory: tuple[Any, ...]
+    tensors: tuple[bool, ...]
+
+
+def dump(value: object, what: str) -> Parcel:
     """Pickle a value, by value where its module is not importable elsewhere.
 
     Args:
@@ -30,18 +50,12 @@ def dump(value: object, what: str) -> bytes:
         SerializationError: it cannot be pickled; the message names the innermost attribute found at fault.
     """
     try:
-        return _pickle(value)
+        return _pack(value)
     except Exception as error:
-        path, culprit = find_culprit(value)
-        part = f"its {path.removeprefix('.')}" if path else "it"
-        found = f"{part} is a {type(culprit).__module__}.{type(culprit).__qualname__}"
-        raise SerializationError(
-            f"{what} cannot be sent to another process: {found}, and {_one_line(error)}. "
-            "Create it where it is used, or leave it out of the object's state (__getstate__)."
-        ) from error
+        raise _explained(value, what, error) from error
 
 
-def dump_call(fn: Callable[..., object], args: tuple[object, ...]) -> bytes:
+def dump_call(fn: Callable[..., object], args: tuple[object, ...]) -> Parcel:
     """Pickle a callable with its arguments; `load` gives (fn, args).
 
     Raises:
@@ -49,7 +63,7 @@ def dump_call(fn: Callable[..., object], args: tuple[object, ...]) -> bytes:
             callable.
     """
     try:
-        return _pickle((fn, args))
+        return _pack((fn, args))
     except Exception:
         name = getattr(fn, "__qualname__", type(fn).__qualname__)
         dump(fn, f"The callable {name}")
@@ -65,14 +79,23 @@ def dump_fast(value: object, what: str) -> bytes:
     """
     try:
         data = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+        return _pickle(value) if b"__main__" in data else data
     except Exception:
-        return dump(value, what)
-    return dump(value, what) if b"__main__" in data else data
+        pass
+    try:
+        return _pickle(value)
+    except Exception as error:
+        raise _explained(value, what, error) from error
 
 
-def load(data: bytes) -> Any:
-    """Rebuild what `dump` or `dump_fast` pickled."""
-    return pickle.loads(data)
+def load(parcel: Parcel | bytes) -> Any:
+    """Rebuild what `dump`, `dump_call` or `dump_fast` pickled."""
+    if isinstance(parcel, bytes):
+        return pickle.loads(parcel)
+    parts = zip(parcel.memory, parcel.tensors, strict=True)
+    return pickle.loads(
+        parcel.data, buffers=(part if is_tensor else part.copy() for part, is_tensor in parts)
+    )
 
 
 def find_culprit(value: object) -> tuple[str, object]:
@@ -105,6 +128,52 @@ def round_trip(value: object) -> tuple[bytes, Any] | None:
         return data, load(data)
     except Exception:
         return None
+
+
+def _explained(value: object, what: str, error: Exception) -> SerializationError:
+    path, culprit = find_culprit(value)
+    part = f"its {path.removeprefix('.')}" if path else "it"
+    found = f"{part} is a {type(culprit).__module__}.{type(culprit).__qualname__}"
+    return SerializationError(
+        f"{what} cannot be sent to another process: {found}, and {_one_line(error)}. "
+        "Create it where it is used, or leave it out of the object's state (__getstate__)."
+    )
+
+
+def _pack(value: object) -> Parcel:
+    import numpy as np
+    from ray import cloudpickle
+
+    class Packer(cloudpickle.CloudPickler):
+        """Leaves the memory of tensors on the CPU out of the pickle; the rest is Ray's."""
+
+        def reducer_override(self, item: Any) -> Any:
+            torch = sys.modules.get("torch")
+            if torch is not None and type(item) is torch.storage.TypedStorage:
+                untyped = item._untyped_storage
+                if untyped.device.type == "cpu":
+                    memory = pickle.PickleBuffer(torch.empty(0, dtype=torch.uint8).set_(untyped).numpy())
+                    of_tensors.add(id(memory))
+                    return _rebuild_storage, (memory, item.dtype)
+            return super().reducer_override(item)  # type: ignore[no-untyped-call]
+
+    file = io.BytesIO()
+    beside: list[pickle.PickleBuffer] = []
+    of_tensors: set[int] = set()
+    packer: Any = Packer
+    packer(file, protocol=5, buffer_callback=beside.append).dump(value)
+    memory = tuple(np.frombuffer(buffer.raw(), np.uint8) for buffer in beside)
+    return Parcel(file.getvalue(), memory, tuple(id(buffer) in of_tensors for buffer in beside))
+
+
+def _rebuild_storage(memory: Any, dtype: Any) -> Any:
+    """Return a storage of its own with these bytes."""
+    import numpy as np
+    import torch
+
+    own = torch.empty(len(memory), dtype=torch.uint8)
+    np.copyto(own.numpy(), np.frombuffer(memory, np.uint8))
+    return torch.storage.TypedStorage(wrap_storage=own.untyped_storage(), dtype=dtype, _internal=True)
 
 
 def _pickle(value: object) -> bytes:

@@ -31,7 +31,7 @@ from cluster.output import Tail, captured
 from cluster.process_group import StoreAddress
 from cluster.rank_state import RankState, observe
 from cluster.ranks import Place, WorkerInfo
-from cluster.serialization import dump, load
+from cluster.serialization import Parcel, dump, load
 from cluster.snapshots import Snapshots
 from cluster.surroundings import restored
 
@@ -72,7 +72,7 @@ class Assignment:
 class Success:
     """What a callable returned, pickled."""
 
-    data: bytes
+    data: Parcel
 
 
 class Worker:
@@ -177,7 +177,7 @@ class Worker:
         """Free the callable from the present process group, and let it join no other."""
         self._member().give_up()
 
-    def run(self, run: int, payload: bytes, recovers: bool) -> Success | Failure:
+    def run(self, run: int, payload: Parcel, recovers: bool) -> Success | Failure:
         """Run one callable.
 
         Args:

@@ -6,7 +6,7 @@ at again. Everything that cannot work is a `MisconfigurationError` that names th
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -73,7 +73,7 @@ class Choices:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
-        values = asdict(self)
+        values = {name: getattr(self, name) for name in _NAMES}  # all of them plain; called in every step
         values["ranks"] = None if self.ranks is None else list(self.ranks)
         return values
 
@@ -82,6 +82,9 @@ class Choices:
         """Take back what `to_dict` returned."""
         ranks = values.get("ranks")
         return cls(**{**values, "ranks": None if ranks is None else tuple(ranks)})
+
+
+_NAMES = tuple(item.name for item in fields(Choices))
 
 
 def choose(name: Any, hook: str, arguments: tuple[Any, ...], attribute: str | None) -> Choices:

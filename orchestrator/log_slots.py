@@ -305,9 +305,12 @@ class LogSlots:
         """Say that an evaluation begins or has ended: what metric objects see in it is not training's."""
         self._updated_before = self.objects.updated() if evaluating else None
 
-    def state(self) -> dict[str, Any]:
+    def state(self, *, objects: bool = True) -> dict[str, Any]:
         """Return what this rank has for the epoch so far, as plain values and tensors, with one copy to the
         host.
+
+        Args:
+            objects: Look for metric objects in the module; False where it is known to have none.
         """
         chosen = [slot for slot in self._slots if slot.stepped or (slot.on_epoch and slot.updates)]
         tensors = [slot.total for slot in chosen] + [slot.newest() for slot in chosen]
@@ -328,6 +331,8 @@ class LogSlots:
             }
             for slot, total, last in zip(chosen, numbers[: len(chosen)], numbers[len(chosen) :], strict=True)
         ]
+        if not objects:
+            return {"slots": slots, "metrics": {}}
         updated = self.objects.updated() if self._updated_before is None else self._updated_before
         return {"slots": slots, "metrics": self.objects.states(updated)}
 

@@ -193,12 +193,12 @@ class LogicalSlots(LogSlots):
         """Say that an evaluation begins or has ended."""
         self._updated = {rank: self.objects.updated() for rank in self._each()} if evaluating else None
 
-    def state(self) -> dict[str, Any]:
+    def state(self, *, objects: bool = True) -> dict[str, Any]:
         """Return what each logical rank here has for the epoch so far, under ``ranks``."""
         found = {}
         for rank in self._each():
             self._updated_before = None if self._updated is None else self._updated[rank]
-            found[rank] = super().state()
+            found[rank] = super().state(objects=objects)
         self._updated_before = None
         return {"ranks": found}
 

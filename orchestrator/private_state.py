@@ -162,7 +162,7 @@ class PrivateStates:
     def _logged(self) -> dict[str, Any]:
         slots = self._engine.train_slots
         if self._has_metrics or any(True for _ in slots.all_slots()):
-            return slots.state()
+            return slots.state(objects=self._has_metrics)
         return {"slots": [], "metrics": {}}
 
     def _copied_buffers(self, whole: bool) -> list[Tensor | None]:

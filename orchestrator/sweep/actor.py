@@ -24,6 +24,7 @@ import ray
 import torch
 from ray import tune
 
+from cluster.serialization import Parcel, load
 from orchestrator.stops import Preempted
 from orchestrator.sweep.dialogue import GO_ON, SAVE, STOP, Dialogue, Ended, Report, Saved
 from orchestrator.sweep.isolation import fresh_process, trial_seed
@@ -51,7 +52,7 @@ class TrialJob:
         folder: The driver's working directory.
     """
 
-    train: bytes
+    train: Parcel
     metric: str
     mode: str
     saves: bool
@@ -237,9 +238,9 @@ def run_trial(job: TrialJob, trial: Trial, dialogue: Dialogue) -> None:
         dialogue.end(error)
 
 
-def _call(train: bytes, config: Mapping[str, Any]) -> None:
+def _call(train: Parcel, config: Mapping[str, Any]) -> None:
     """Call this trial's own copy of the user's function with the trial's own configuration."""
-    function: Callable[[dict[str, Any]], Any] = ray.cloudpickle.loads(train)
+    function: Callable[[dict[str, Any]], Any] = load(train)
     function(dict(config))
 
 

@@ -79,3 +79,32 @@ def test_classes_of_main_come_back_as_the_same_class() -> None:
     Event = type("Event", (), {"__module__": "__main__"})
     returned = load(dump_fast(Event(), "an event"))
     assert type(returned) is Event
+
+
+def test_tensors_travel_beside_the_pickle_and_arrive_as_they_were() -> None:
+    """Their memory is no part of the pickle; types, views and what is shared come back."""
+    import torch
+
+    base = torch.arange(1000, dtype=torch.float32)
+    tied = torch.nn.Parameter(torch.randn(100, 100))
+    value = {
+        "view": base[10:20],
+        "transposed": torch.arange(6).reshape(2, 3).t(),
+        "bf16": torch.randn(5).bfloat16(),
+        "empty": torch.empty(0, 3),
+        "tied": [tied, tied],
+        "module": torch.nn.Linear(50, 50),
+        "meta": torch.empty(3, device="meta"),
+    }
+    parcel = dump(value, "weights")
+    assert len(parcel.data) < 10_000 < sum(len(part) for part in parcel.memory)
+    copy = load(parcel)
+    for name in ("view", "transposed", "bf16", "empty"):
+        assert torch.equal(copy[name], value[name]) and copy[name].dtype == value[name].dtype
+        assert copy[name].stride() == value[name].stride()
+    assert copy["tied"][0] is copy["tied"][1] and torch.equal(copy["tied"][0], tied)
+    assert copy["meta"].device.type == "meta"
+    with torch.no_grad():
+        copy["module"].weight.zero_()
+        copy["view"].zero_()
+    assert value["module"].weight.any() and base[10:20].all()

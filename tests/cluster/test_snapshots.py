@@ -113,3 +113,28 @@ def test_strangers_are_not_heard(ring: Ring) -> None:
     together(ring, 1)
     assert ring[0].held() == {2: {1: b"1 of 2"}}
     stranger.close()
+
+
+def test_copies_larger_than_what_the_lines_take_at_once_go_through(ring: Ring) -> None:
+    """All send at the same time, and none waits for the other to read."""
+    data = secrets.token_bytes(20_000_000)
+    threads = [threading.Thread(target=end.hand_over, args=(1, data)) for end in ring]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+    assert [end.held() for end in ring] == [{rank: {1: data}} for rank in (2, 0, 1)]
+
+
+def test_what_a_lost_rank_has_sent_is_held_though_nobody_waited_for_it(ring: Ring) -> None:
+    """A rank may be lost when its holder has not come to the same step yet."""
+    together(ring, 1)
+    line = ring[2]._line
+    assert line is not None
+    line.sendall(b"\x02" + b"\0" * 7 + b"\x03" + b"\0" * 7 + b"new")
+    ring[2].close()
+    ring[0].hang_up()
+    ring[2] = Snapshots("127.0.0.1", "node 3", ring[0]._token)
+    begin(ring, generation=1)
+    assert ring[0].held() == {2: {1: b"1 of 2", 2: b"new"}}
