@@ -58,6 +58,7 @@ bench: $(DEV)
 	$(RUN) benchmarks/ddp.py --json benchmarks/results/ddp.json
 	$(RUN) benchmarks/recovery.py --json benchmarks/results/recovery.json
 	$(RUN) benchmarks/elastic.py --json benchmarks/results/elastic.json
+	$(RUN) benchmarks/resizing.py --json benchmarks/results/resizing.json
 	$(RUN) benchmarks/sweep.py --json benchmarks/results/sweep.json
 	$(RUN) benchmarks/sweep.py --many --json benchmarks/results/sweep-many.json
 	$(RUN) benchmarks/startup.py --torch-trainer --json benchmarks/results/startup.json

@@ -283,6 +283,21 @@ class WorkerGroup:
             replaced_s=time.monotonic() - began,
         )
 
+    def hand_over(self, notice: Notice) -> bool:
+        """End the workers that a notice names, which others replace or do without, where the run under way
+        survives that and nobody has to be waited for. From any thread.
+
+        Returns:
+            Whether it was done; else they go on until they are gone.
+        """
+        policy = self._policy
+        if policy is None or not self._running or self._ended:
+            return False
+        ranks = [rank for rank in notice.ranks if rank in self._roster.present]
+        least = policy.min_workers
+        fewer = least is not None and len(self._roster.present) - len(ranks) >= least
+        return not ranks or self._roster.hand_over(ranks, notice.reason, fewer=fewer)
+
     @property
     def present(self) -> list[int]:
         """The ranks that have a process, in the order of the process group."""

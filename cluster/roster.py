@@ -25,6 +25,7 @@ from cluster.environment import defaulted
 from cluster.errors import PlacementError, StartError
 from cluster.heartbeat import ENDED, HeartbeatServer, ProcessState, process_state
 from cluster.placement import Reservation, name_places, reserve
+from cluster.preemption import draining_nodes
 from cluster.process_group import StoreServer
 from cluster.ranks import Place, WorkerInfo, assign_ranks, replace_worker
 from cluster.spec import GroupSpec
@@ -178,6 +179,46 @@ class Roster:
         self._free(list(range(len(self.actors))))
         return replaced
 
+    def hand_over(self, ranks: Sequence[int], why: str, *, fewer: bool) -> bool:
+        """End the workers of these ranks, which will be gone soon anyway, if others can take over at once.
+        The run learns of it as of any loss. From any thread.
+
+        Args:
+            ranks: whose.
+            why: they must go.
+            fewer: the others go on with fewer; else somebody must be up for each, on a node that stays.
+
+        Returns:
+            Whether they were ended: False where a callable is not where it can go on, or nobody is up.
+        """
+        import ray
+
+        assert self._heartbeat is not None
+        progress = self._heartbeat.progress()
+        if not all(progress.get(self._numbers[rank]) for rank in self.present):
+            return False
+        if not fewer and len(self._up_to_stay()) < len(ranks):
+            return False
+        with self._lock:
+            for rank in ranks:
+                self._verdicts[self._numbers[rank]] = f"it had to go and has handed over ({why})"
+        for rank in ranks:
+            ray.kill(self.actors[rank], no_restart=True)
+        return True
+
+    def _up_to_stay(self) -> list[_Recruit]:
+        """Return the recruits that are up on nodes that Ray does not drain."""
+        import ray
+
+        calls = {recruit.ready: recruit for recruit in list(self._recruits)}
+        done = ray.wait(list(calls), num_returns=len(calls), timeout=0)[0] if calls else []
+        going, found = draining_nodes(), []
+        for call in done:
+            with contextlib.suppress(ray.exceptions.RayError):  # it is lost
+                if ray.get(call).node_id not in going:
+                    found.append(calls[call])
+        return found
+
     def end(self) -> None:
         """End all workers with their children and give their places back."""
         import ray
@@ -205,7 +246,7 @@ class Roster:
         actor = staff.spawn(self.spec, reservation, bundle)
         life = actor.live.options(concurrency_group="life").remote()
         self._all.append((actor, life))
-        ready = actor.prepare.remote(dict(self.spec.env))
+        ready = actor.prepare.remote(dict(self.spec.env), self.spec.preload)
         return _Recruit(actor=actor, life=life, ready=ready, reservation=reservation, bundle=bundle)
 
     def _call_spares(self, deadline: float) -> None:

@@ -51,6 +51,7 @@ class GroupSpec:
             it is never removed.
         label_selectors: which nodes may host a worker, by their labels: empty for any, else one selector for
             each worker; with num_nodes they are all the same.
+        preload: modules that callables will need, imported by a worker while the group forms.
 
     Raises:
         SpecError: a value that cannot be, named as the caller wrote it.
@@ -68,6 +69,7 @@ class GroupSpec:
     spares: int = 0
     placement_group: Any = None
     label_selectors: tuple[Selector, ...] = ()
+    preload: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every value, alone and against the others."""

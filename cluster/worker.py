@@ -91,8 +91,13 @@ class Worker:
         preemption.set_handler(self._told_to_go)
         native_stack.register()
 
-    def prepare(self, env: Mapping[str, str]) -> Place:
-        """Set the environment, import what every callable will need, and say where this process is."""
+    def prepare(self, env: Mapping[str, str], preload: Sequence[str]) -> Place:
+        """Set the environment, import what every callable will need, and say where this process is.
+
+        Args:
+            env: environment variables.
+            preload: modules to import behind the answer, while this process waits for others.
+        """
         import ray
 
         os.environ.update(env)
@@ -100,6 +105,7 @@ class Worker:
         for name in _WARM_IMPORTS:
             importlib.import_module(name)
         gc.freeze()  # what was imported is never garbage, so collecting after a run is quick
+        threading.Thread(target=_import_all, args=(preload,), name="cluster-preload", daemon=True).start()
         context = ray.get_runtime_context()
         gpus = context.get_accelerator_ids().get("GPU", [])
         return Place(
@@ -210,7 +216,7 @@ class Worker:
         finally:
             self._thread_id = self._native_id = self._context = None
             if self._beacon is not None:
-                self._beacon.read = None
+                self._beacon.read, self._beacon.progress = None, 0
             mailbox.close()
             fn = args = result = context = None  # type: ignore[assignment]
             gc.collect()  # models and loaders of this run go now, not in the middle of the next
@@ -289,6 +295,13 @@ class Worker:
             if run not in self._runs:
                 self._runs[run] = (Mailbox(), {})
             return self._runs[run]
+
+
+def _import_all(names: Sequence[str]) -> None:
+    """Import modules; what cannot be imported here says so where it is needed."""
+    for name in names:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
 
 
 def _end_now() -> None:

@@ -14,6 +14,9 @@ from cluster.spec import GroupSpec
 from orchestrator.errors import MisconfigurationError
 from orchestrator.settings import Settings
 
+_PRELOAD = ("orchestrator.launch", "orchestrator.homecoming", "orchestrator.fit", "orchestrator.recovery")
+"""What a worker's share of a call imports."""
+
 
 class Reservation(Protocol):
     """The part of a sweep's trial that a plan is made from.
@@ -57,6 +60,7 @@ def make_group_spec(
         "collective_timeout_s": settings.collective_timeout_s,
         "threads": settings.threads_per_worker or (1 if settings.strategy == "elastic" else None),
         "spares": settings.spares,
+        "preload": _PRELOAD,
     }
     backend = backend_of(settings)
     if backend is not None:

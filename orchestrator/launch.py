@@ -113,7 +113,7 @@ def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None)
                 if note is not None:
                     _say(note)
             if job.fn == "fit":
-                desk = GroupDesk(group, trainer.preemption_notice)
+                desk = GroupDesk(group, trainer.preemption_notice, group.hand_over)
                 open_desk.enter_context(desk.open())
             while True:
                 try:

@@ -313,6 +313,8 @@ class LogSlots:
             objects: Look for metric objects in the module; False where it is known to have none.
         """
         chosen = [slot for slot in self._slots if slot.stepped or (slot.on_epoch and slot.updates)]
+        if not (chosen or objects):
+            return {"slots": [], "metrics": {}}
         tensors = [slot.total for slot in chosen] + [slot.newest() for slot in chosen]
         numbers = to_host(tensors, [0.0] * len(chosen) + [slot.host_last for slot in chosen])
         slots = [

@@ -160,10 +160,7 @@ class PrivateStates:
         return dumps(state)
 
     def _logged(self) -> dict[str, Any]:
-        slots = self._engine.train_slots
-        if self._has_metrics or any(True for _ in slots.all_slots()):
-            return slots.state(objects=self._has_metrics)
-        return {"slots": [], "metrics": {}}
+        return self._engine.train_slots.state(objects=self._has_metrics)
 
     def _copied_buffers(self, whole: bool) -> list[Tensor | None]:
         if not self._buffers:

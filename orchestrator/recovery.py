@@ -272,6 +272,7 @@ class Recovery:
 
     def end(self) -> None:
         """Stand nowhere any more: training is over."""
+        self._peers.note_progress(0)
         self._strategy.before_meeting = None
         self._here = self._before = None
 

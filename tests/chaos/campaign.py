@@ -179,7 +179,7 @@ def run(seeds: list[int], cut_off_s: float, *, here: bool) -> int:
             schedule = draw(seed, nodes=NODES)
             print(schedule.describe(), flush=True)
             folder = Path(name) / str(seed)
-            key = schedule.logical_ranks, schedule.optimizer, schedule.accumulate
+            key = schedule.logical_ranks, schedule.optimizer, schedule.accumulate, schedule.logs
             try:
                 if key not in known:
                     known[key] = expected(schedule, folder.with_suffix(".alone"))

@@ -35,6 +35,7 @@ class Schedule:
         logical_ranks: V.
         optimizer: ``sgd``, with momentum, or ``adamw``.
         accumulate: Batches that make a step.
+        logs: The module logs; else all that processes know alone is their place.
         faults: In order.
     """
 
@@ -44,14 +45,16 @@ class Schedule:
     logical_ranks: int
     optimizer: str
     accumulate: int
+    logs: bool
     faults: tuple[Fault, ...]
 
     def describe(self) -> str:
         """Return all of it in one line."""
         faults = "; ".join(f"{item.kind} {item.target} at step {item.step}" for item in self.faults)
+        silent = "" if self.logs else ", nothing logged"
         return (
             f"seed {self.seed}: {self.workers} workers, at most {self.most}, V={self.logical_ranks}, "
-            f"{self.optimizer}, {self.accumulate} accumulated; {faults or 'no fault'}"
+            f"{self.optimizer}, {self.accumulate} accumulated{silent}; {faults or 'no fault'}"
         )
 
 
@@ -69,4 +72,5 @@ def draw(seed: int, *, steps: int = 24, nodes: int = 4) -> Schedule:
         optimizer=chance.choice(("sgd", "adamw")),
         accumulate=chance.choice((1, 2)),
         faults=tuple(Fault(step=step, kind=chance.choice(KINDS), target=chance.randrange(8)) for step in at),
+        logs=chance.random() < 0.8,
     )

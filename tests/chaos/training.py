@@ -42,9 +42,9 @@ class Points(Dataset[tuple[Tensor, Tensor]]):
 class Net(pl.LightningModule):
     """Trains with one of two optimizers, and hashes the optimizer's state at the end."""
 
-    def __init__(self, optimizer: str) -> None:
+    def __init__(self, optimizer: str, logs: bool) -> None:
         super().__init__()
-        self.optimizer = optimizer
+        self.optimizer, self.logs = optimizer, logs
         self.hashed = ""
         self.net = nn.Sequential(
             nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 1)
@@ -53,7 +53,8 @@ class Net(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The squared error."""
         loss = nn.functional.mse_loss(self.net(batch[0]), batch[1])
-        self.log("loss", loss, on_step=True, on_epoch=True, sync_dist=True)
+        if self.logs:
+            self.log("loss", loss, on_step=True, on_epoch=True, sync_dist=True)
         return loss
 
     def on_train_end(self) -> None:
@@ -101,7 +102,7 @@ def train(
         scaling = ScalingConfig(num_workers=workers, resources_per_worker={"CPU": cpus})
         grouped = {"scaling_config": scaling, "max_failures": -1}
     pl.seed_everything(5, verbose=False)
-    module = Net(schedule["optimizer"])
+    module = Net(schedule["optimizer"], schedule["logs"])
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=EPOCHS, accumulate_grad_batches=accumulate,
         strategy=ElasticStrategy(

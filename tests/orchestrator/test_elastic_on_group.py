@@ -166,3 +166,35 @@ def test_who_comes_is_taken_in(alone: dict[str, Any], tmp_path: Path) -> None:
     found = fit(tmp_path / "run", 2, waits=3, max_workers=3)
     same(found, alone)
     assert found["processes"] == {2, 3}
+
+
+class Silent(Dies):
+    """Logs nothing."""
+
+    def log(self, *args: Any, **options: Any) -> None:
+        """Do nothing."""
+
+
+def test_a_process_that_has_logged_nothing_can_be_lost(tmp_path: Path) -> None:
+    """Where a logical rank has nothing to tell, that is known of it too."""
+    found = []
+    for name, workers, faults in (("alone", 1, []), ("lost", 2, [("forward", 1, 1)])):
+        (tmp_path / name).mkdir()
+        pl.seed_everything(3, verbose=False)
+        module = Silent(faults, tmp_path / name)
+        pl.Trainer(
+            accelerator="cpu",
+            devices=workers,
+            resources_per_worker={"CPU": 0.1} if workers > 1 else None,
+            strategy=ElasticStrategy(logical_ranks=LOGICAL_RANKS),
+            max_failures=1,
+            max_epochs=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=tmp_path,
+        ).fit(module, DataLoader(Points(), batch_size=4, shuffle=True))
+        assert (tmp_path / name / "fault.0").exists() == bool(faults)
+        found.append([tensor.tolist() for tensor in module.state_dict().values()])
+    assert found[0] == found[1]

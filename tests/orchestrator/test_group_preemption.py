@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import orchestrator as pl
+from cluster import pool
 from orchestrator.stops import Preempted
 from tests.orchestrator.groups import Net, group_trainer, loader
 from tests.orchestrator.tiny import assert_equal_weights
@@ -54,14 +55,17 @@ class Drops(Net):
         return loss
 
 
-def fit(root: Path, *callbacks: pl.Callback, **arguments: Any) -> tuple[pl.Trainer, Drops]:
+def fit(
+    root: Path, *callbacks: pl.Callback, ckpt_path: str | None = None, **options: Any
+) -> tuple[pl.Trainer, Drops]:
     """Four epochs of ten steps, of shuffled data."""
     pl.seed_everything(5)
     module = Drops()
     keeps = pl.callbacks.ModelCheckpoint(dirpath=root / "kept", every_n_epochs=4)
-    trainer = group_trainer(root, max_epochs=4, callbacks=[*callbacks, keeps], enable_checkpointing=None)
+    options = {"max_epochs": 4, "callbacks": [*callbacks, keeps], "enable_checkpointing": None, **options}
+    trainer = group_trainer(root, **options)
     try:
-        trainer.fit(module, loader(160, shuffle=True), loader(32), **arguments)
+        trainer.fit(module, loader(160, shuffle=True), loader(32), ckpt_path=ckpt_path)
     except (KeyboardInterrupt, Preempted) as told:
         trainer.told = told  # type: ignore[attr-defined]
     return trainer, module
@@ -195,3 +199,36 @@ def test_ranks_without_a_driver_agree_at_a_log_point(tmp_path: Path, request: py
     path = tmp_path / "checkpoints" / "interrupted.ckpt"
     assert sorted(done.stdout.splitlines()) == [f"rank {rank} step 4 {path}" for rank in (0, 1)], done.stderr
     assert path.is_file()
+
+
+def wait_for_spare(trainer: pl.Trainer) -> None:
+    """Return once the group that the trainer has used, which is warm, has its spare up."""
+    until = time.monotonic() + 120
+    with pool.lease(trainer.plan.group) as group:
+        while not group._roster._up_to_stay():
+            assert time.monotonic() < until
+            time.sleep(0.1)
+
+
+def test_a_spare_takes_over_from_a_worker_that_must_go(
+    unbroken: tuple[pl.Trainer, Drops], tmp_path: Path
+) -> None:
+    """The run is not stopped, and ends in the bits of the one that nobody disturbed."""
+    first, _ = fit(tmp_path / "first", spares=1, max_epochs=1)
+    wait_for_spare(first)
+    sends = Sends(signal.SIGTERM, None, after=15)
+    trainer, module = fit(tmp_path / "second", sends, spares=1, max_failures=1)
+    assert not hasattr(trainer, "told") and trainer.global_step == 40
+    assert_equal_weights(module, unbroken[1])
+    with pool.lease(trainer.plan.group) as group:
+        assert group.generation > 1
+
+
+def test_an_elastic_run_goes_on_without_a_worker_that_must_go(tmp_path: Path) -> None:
+    """Nobody has to be up for it."""
+    elastic = pl.strategies.ElasticStrategy(logical_ranks=2, min_workers=1)
+    whole, expected = fit(tmp_path / "whole", strategy=elastic)
+    sends = Sends(signal.SIGTERM, None, after=15)
+    trainer, module = fit(tmp_path / "less", sends, strategy=elastic)
+    assert not hasattr(trainer, "told") and trainer.global_step == whole.global_step == 40
+    assert_equal_weights(module, expected)
