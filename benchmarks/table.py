@@ -3,8 +3,9 @@
     python benchmarks/table.py            # after `make bench`, from benchmarks/results/*.json
 
 Each file of results becomes one table: a line for each contender and figure, with its ratio to the peer of
-the same run, and below it the date, the versions and the machine. What stands between the two marks in a page
-is replaced; a page without them is an error, and so is having no results.
+the same run; below those that were taken together the date, the versions and the machine. The README shows
+some of them. What stands between the two marks in a page is replaced; a page without them is an error, and so
+is having no results.
 """
 
 from __future__ import annotations
@@ -18,19 +19,36 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+IN_README = ("step", "ddp", "startup", "recovery", "resizing")
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """Return one benchmark's results as a table and a line about where they were taken."""
+    """Return one benchmark's results as a table."""
     lines = [f"| {result['question']} | figure | median | x {result['against']} |", "|---|---|---|---|"]
     for row in result["rows"]:
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
-        lines.append(f"| {row['contender']} | {row['metric']} | {row['median']:.4g} | {ratio} |")
+        lines.append(f"| {row['contender']} | {in_words(row['metric'])} | {row['median']:.4g} | {ratio} |")
+    return "\n".join(lines)
+
+
+def origin(result: Mapping[str, Any]) -> str:
+    """Return when and on what the figures were taken, in a line."""
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     machine = result["machine"]
-    taken = f"{result['date']}; {versions}; {machine['system']} {machine['machine']}, {machine['cpus']} CPUs."
-    return "\n".join([*lines, "", taken])
+    return f"{result['date']}; {versions}; {machine['system']} {machine['machine']}, {machine['cpus']} CPUs."
+
+
+def in_words(metric: str) -> str:
+    """Return a figure's name as a reader would write it.
+
+    >>> in_words("kill_to_commit_s"), in_words("cpu_us_a_step"), in_words("M_rows_a_s")
+    ('kill to commit, s', 'cpu us a step', 'M rows a second')
+    """
+    name, _, unit = metric.rpartition("_")
+    if name.endswith("_a"):
+        return f"{name} {unit if unit != 's' else 'second'}".replace("_", " ")
+    return f"{name.replace('_', ' ')}, {unit}" if name and unit in ("s", "ms") else metric.replace("_", " ")
 
 
 def with_figures(page: str, results: Sequence[Mapping[str, Any]]) -> str:
@@ -43,7 +61,12 @@ def with_figures(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     _, end, after = rest.partition(END)
     if not (begin and end) or BEGIN in after or END in after:
         raise ValueError(f"The page has not the marks {BEGIN} and {END}, once each and in this order.")
-    return "\n\n".join([before + begin, *(table(result) for result in results), end + after])
+    parts = []
+    for result, following in zip(results, [*results[1:], None], strict=True):
+        parts.append(table(result))
+        if following is None or origin(following) != origin(result):
+            parts.append(origin(result))
+    return "\n\n".join([before + begin, *parts, end + after])
 
 
 def main() -> int:
@@ -52,10 +75,12 @@ def main() -> int:
     if not paths:
         print(f"There are no results in {RESULTS}. Run `make bench` first.", file=sys.stderr)
         return 1
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
     for page in PAGES:
-        page.write_text(with_figures(page.read_text(encoding="utf-8"), results), encoding="utf-8")
-        print(f"Wrote {len(results)} tables into {page}.")
+        shown = [name for name in IN_README if name in results] if page.name == "README.md" else [*results]
+        text = with_figures(page.read_text(encoding="utf-8"), [results[name] for name in shown])
+        page.write_text(text, encoding="utf-8")
+        print(f"Wrote {len(shown)} tables into {page}.")
     return 0
 
 
