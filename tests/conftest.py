@@ -31,7 +31,7 @@ hypothesis.settings.load_profile("repeatable")
 @cache
 def _starts_nodes(file: str) -> bool:
     """Whether a file's tests start nodes in network namespaces."""
-    return "import NetLab" in (ROOT / file).read_text(encoding="utf-8")
+    return "netlab" in (ROOT / file).read_text(encoding="utf-8")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +144,32 @@ def test_what_it_takes() -> None:
         FSDPStrategy(state_dict_type="shard")
     with pytest.raises(CheckpointError, match="no manifest"):
         read(Path(__file__).parent)
+
+
+class Killed(pl.Callback):
+    """Ends rank 1's process once, in the middle of the second epoch, and notes which steps were made."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer: Any, *rest: Any) -> None:
+        if trainer.global_rank == 0:
+            with open(self.folder / "steps", "a", encoding="utf-8") as file:
+                file.write(f"{trainer.global_step}\n")
+        mark = self.folder / "killed"
+        if trainer.global_rank == 1 and trainer.global_step == 5 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("kind", ["sharded", "full"])
+def test_a_lost_rank_is_replaced_and_all_go_on_from_the_newest_checkpoint(kind: Any, tmp_path: Path) -> None:
+    """No rank holds the shards of another, so the epoch is trained again, to the same bits."""
+    strategy = FSDPStrategy(state_dict_type=kind)
+    whole = fitted(tmp_path / "whole", strategy, 2, None, ModelCheckpoint(dirpath=tmp_path / "whole"))
+    keeps = ModelCheckpoint(dirpath=tmp_path / "lost")
+    module = fitted(tmp_path / "lost", strategy, 2, None, keeps, Killed(tmp_path))
+    assert_equal_weights(module, whole)
+    steps = [int(line) for line in (tmp_path / "steps").read_text(encoding="utf-8").split()]
+    assert (tmp_path / "killed").exists() and steps[:3] == [1, 2, 3] and steps[-3:] == [4, 5, 6]
+    assert steps.count(1) == 1
