@@ -161,38 +161,6 @@ class DataParallel(GroupOfRanks):
 
         return step
 
-    def step_of(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `step`."""
-        return step
-
-    def load_weights(self, module: nn.Module, state: dict[str, Any], *, strict: bool) -> None:
-        """Load `state` as it is."""
-        module.load_state_dict(state, strict=strict)
-
-    def load_optimizer(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        """Load `state` as it is."""
-        optimizer.load_state_dict(state)
-
-    def module_state(self, module: nn.Module) -> dict[str, Any]:
-        """Return the module's state dict."""
-        state: dict[str, Any] = module.state_dict()
-        return state
-
-    def whole(self, state: Any) -> Any:
-        """Return `state`: every rank has all of it."""
-        return state
-
-    def bring_back(self, module: nn.Module) -> None:
-        """Nothing is elsewhere."""
-
-    def keep_pace(self, batches: Iterable[Any], along: Callable[[Any], None]) -> Iterable[Any]:
-        """Return `batches`: no rank waits for another within a step."""
-        return batches
-
-    def run_along(self) -> Any:
-        """There is never a reason to."""
-        return None
-
     def sync_gradients(self, on: bool) -> None:
         """Say whether the next backward reduces; sets what `DistributedDataParallel.no_sync` does."""
         if self._ddp is not None:

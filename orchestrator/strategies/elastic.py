@@ -276,39 +276,7 @@ class Elastic(GroupOfRanks):
             "depend on it. Log values and metric objects with self.log(..., sync_dist=True)."
         )
 
-    # ---------------------------------------------------------------- what every process has whole
-
-    def step_of(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `step`."""
-        return step
-
-    def load_weights(self, module: nn.Module, state: dict[str, Any], *, strict: bool) -> None:
-        """Load `state` as it is."""
-        module.load_state_dict(state, strict=strict)
-
-    def load_optimizer(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        """Load `state` as it is."""
-        optimizer.load_state_dict(state)
-
-    def module_state(self, module: nn.Module) -> dict[str, Any]:
-        """Return the module's state dict."""
-        state: dict[str, Any] = module.state_dict()
-        return state
-
-    def whole(self, state: Any) -> Any:
-        """Return `state`: every process has all of it."""
-        return state
-
-    def bring_back(self, module: nn.Module) -> None:
-        """Nothing is elsewhere."""
-
-    def keep_pace(self, batches: Iterable[Any], along: Callable[[Any], None]) -> Iterable[Any]:
-        """Return `batches`: nobody waits for another within a step."""
-        return batches
-
-    def run_along(self) -> Any:
-        """There is never a reason to."""
-        return None
+    # ---------------------------------------------------------------- what a checkpoint keeps
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a run that goes on from a checkpoint must have alike, and where it ran last."""

@@ -7,20 +7,21 @@ out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from orchestrator.strategies.strategy import Dealing
+from orchestrator.strategies.whole import Whole
 
 T = TypeVar("T")
 
 
-class GroupOfRanks:
+class GroupOfRanks(Whole):
     """The ranks of the default process group.
 
     Args:
@@ -31,7 +32,6 @@ class GroupOfRanks:
         meetings: How often they have.
     """
 
-    clips = False
     dealing: Dealing | None = None
 
     def __init__(self, device: torch.device) -> None:
@@ -40,21 +40,6 @@ class GroupOfRanks:
         self.meetings = 0
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
-
-    def adopt(
-        self, module: nn.Module, optimizers: list[torch.optim.Optimizer]
-    ) -> list[torch.optim.Optimizer]:
-        """Return `optimizers`: they step their parameters themselves."""
-        return optimizers
-
-    def scale_gradients(self, parameters: Iterable[nn.Parameter], factor: float | Tensor) -> None:
-        """Multiply the parameters' gradients by `factor`."""
-        gradients = [item.grad for item in parameters if item.grad is not None]
-        if gradients:
-            torch._foreach_mul_(gradients, factor)
-
-    def before_save(self) -> None:
-        """Nothing is to be made ready."""
 
     def gather(self, value: T) -> list[T]:
         """Return every rank's `value`, by rank."""

@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 import torch
 
 from orchestrator.strategies.strategy import Dealing
+from orchestrator.strategies.whole import Whole
 
 T = TypeVar("T")
 
 
-class Alone:
+class Alone(Whole):
     """The strategy of a single process.
 
     Args:
@@ -23,7 +24,6 @@ class Alone:
     rank = 0
     world_size = 1
     in_step = False
-    clips = False
     dealing: Dealing | None = None
 
     def __init__(self, device: torch.device) -> None:
@@ -37,50 +37,6 @@ class Alone:
         if self.device.type != "cpu":
             module.to(self.device)
         self.training_step = self.local_step = getattr(module, "training_step", _no_training_step)
-
-    def adopt(
-        self, module: torch.nn.Module, optimizers: list[torch.optim.Optimizer]
-    ) -> list[torch.optim.Optimizer]:
-        """Return `optimizers`: they step their parameters themselves."""
-        return optimizers
-
-    def scale_gradients(self, parameters: Iterable[torch.nn.Parameter], factor: float | torch.Tensor) -> None:
-        """Multiply the parameters' gradients by `factor`."""
-        gradients = [item.grad for item in parameters if item.grad is not None]
-        if gradients:
-            torch._foreach_mul_(gradients, factor)
-
-    def step_of(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `step`."""
-        return step
-
-    def load_weights(self, module: torch.nn.Module, state: dict[str, Any], *, strict: bool) -> None:
-        """Load `state` as it is."""
-        module.load_state_dict(state, strict=strict)
-
-    def load_optimizer(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        """Load `state` as it is."""
-        optimizer.load_state_dict(state)
-
-    def module_state(self, module: torch.nn.Module) -> dict[str, Any]:
-        """Return the module's state dict."""
-        state: dict[str, Any] = module.state_dict()
-        return state
-
-    def whole(self, state: Any) -> Any:
-        """Return `state`."""
-        return state
-
-    def bring_back(self, module: torch.nn.Module) -> None:
-        """Nothing is elsewhere."""
-
-    def keep_pace(self, batches: Iterable[Any], along: Callable[[Any], None]) -> Iterable[Any]:
-        """Return `batches`: nobody else has any."""
-        return batches
-
-    def run_along(self) -> Any:
-        """There is never a reason to."""
-        return None
 
     def follow(self, module: torch.nn.Module) -> bool:
         """Autograd follows by itself."""
@@ -98,9 +54,6 @@ class Alone:
     def add_up(self, value: torch.Tensor) -> torch.Tensor:
         """The sum over one rank is what is there."""
         return value
-
-    def before_save(self) -> None:
-        """Nothing is to be made ready."""
 
     def state_dict(self) -> dict[str, Any]:
         """There is nothing to keep."""
