@@ -125,7 +125,7 @@ class Roster:
         self._heartbeat = HeartbeatServer(host, self._inquire, self._bury)
         self._assign(range(len(self.workers)), deadline)
         self.join(deadline)
-        self._call_spares(deadline)
+        self._call_spares(deadline, make_room)
 
     def join(self, deadline: float) -> None:
         """Form the process group of the present generation."""
@@ -249,11 +249,11 @@ class Roster:
         ready = actor.prepare.remote(dict(self.spec.env), self.spec.preload)
         return _Recruit(actor=actor, life=life, ready=ready, reservation=reservation, bundle=bundle)
 
-    def _call_spares(self, deadline: float) -> None:
+    def _call_spares(self, deadline: float, make_room: Callable[[], None] | None) -> None:
         """Start the spares, in places of their own; returns when there is room, before they are up."""
         if not self.spec.spares:
             return
-        reservation = self._spare_reservation = reserve(self.spec.for_spares(), deadline)
+        reservation = self._spare_reservation = reserve(self.spec.for_spares(), deadline, make_room)
         self._recruits += [self._recruit(reservation, bundle) for bundle in reservation.bundle_of_worker]
 
     def _assign(self, ranks: Any, deadline: float) -> None:
