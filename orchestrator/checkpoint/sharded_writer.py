@@ -9,6 +9,7 @@ lost or its disk is full, rank 0 gives up, removes what there is and says which 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -39,9 +40,10 @@ def write_parts(
     try:
         write({"state_dict": {}, **parts}, os.path.join(folder, shards.rank_file(rank)), count)
     except OSError as error:
-        with contextlib.suppress(OSError), open(_note(folder, rank), "wb"):
+        found = failure(path, error)
+        with contextlib.suppress(OSError), open(_note(folder, rank, is_full=found.is_full), "wb"):
             pass  # rank 0 need not wait any longer
-        raise failure(path, error) from error
+        raise found from error
 
 
 def write_rest(
@@ -91,7 +93,9 @@ def write_rest(
 def _await(folder: str, rank: int, gives_up: Callable[[], bool]) -> None:
     path = os.path.join(folder, shards.rank_file(rank))
     while not os.path.exists(path):
-        if os.path.exists(_note(folder, rank)):
+        if os.path.exists(_note(folder, rank, is_full=True)):
+            raise OSError(errno.ENOSPC, f"rank {rank} could not write its part")
+        if os.path.exists(_note(folder, rank, is_full=False)):
             raise OSError(f"rank {rank} could not write its part")
         if gives_up():
             raise OSError(
@@ -100,5 +104,6 @@ def _await(folder: str, rank: int, gives_up: Callable[[], bool]) -> None:
         time.sleep(_LOOK_S)
 
 
-def _note(folder: str, rank: int) -> str:
-    return os.path.join(folder, f"failed-{rank:05d}")
+def _note(folder: str, rank: int, *, is_full: bool) -> str:
+    """Return the name of the empty file by which a rank says that it could not write, and why."""
+    return os.path.join(folder, f"{'full' if is_full else 'failed'}-{rank:05d}")

@@ -193,3 +193,31 @@ def test_ranks_with_different_clocks_save_at_the_same_steps() -> None:
     assert saves[0] == saves[1]
     assert len(saves[0]) == 4
     assert len(looks[0]) < 100
+
+
+@given(st.lists(st.floats(0.01, 5.0), min_size=1, max_size=60), st.integers(0, 59))
+def test_a_rank_that_comes_later_looks_at_the_clock_when_the_others_do(
+    steps_s: list[float], comes: int
+) -> None:
+    """From the state of another rank's clock, whatever its own time: else one would ask, and nobody answer."""
+    now = [0.0]
+    first, other = (Clock(timedelta(seconds=7), lambda offset=offset: now[0] + offset) for offset in (0, 100))
+    first.start(0)
+    told: list[tuple[bool, int]] = []
+
+    def tell(value: tuple[bool, int]) -> tuple[bool, int]:
+        told.append(value)
+        return value
+
+    for step, taken_s in enumerate(steps_s, start=1):
+        if step - 1 == comes:
+            other.start(0)
+            other.load_state_dict(first.state_dict())
+        now[0] += taken_s
+        told.clear()
+        due = first.is_up(step, tell)
+        if step > comes:
+            asked: list[int] = []
+            answers = list(told)
+            found = other.is_up(step, lambda value, step=step: (asked.append(step), answers[0])[1])  # type: ignore[func-returns-value]
+            assert (found, len(asked)) == (due, len(told))
