@@ -195,29 +195,38 @@ def test_ranks_with_different_clocks_save_at_the_same_steps() -> None:
     assert len(looks[0]) < 100
 
 
-@given(st.lists(st.floats(0.01, 5.0), min_size=1, max_size=60), st.integers(0, 59))
-def test_a_rank_that_comes_later_looks_at_the_clock_when_the_others_do(
-    steps_s: list[float], comes: int
-) -> None:
-    """From the state of another rank's clock, whatever its own time: else one would ask, and nobody answer."""
-    now = [0.0]
-    first, other = (Clock(timedelta(seconds=7), lambda offset=offset: now[0] + offset) for offset in (0, 100))
-    first.start(0)
-    told: list[tuple[bool, int]] = []
+INTERVAL = timedelta(seconds=7)
 
-    def tell(value: tuple[bool, int]) -> tuple[bool, int]:
-        told.append(value)
+
+class Asked:
+    """Rank 0's answers, and how often another rank has asked for one."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[bool, int]] = []
+        self.asked = 0
+
+    def tell(self, value: tuple[bool, int]) -> tuple[bool, int]:
+        self.told.append(value)
         return value
 
+    def ask(self, value: tuple[bool, int]) -> tuple[bool, int]:
+        self.asked += 1
+        return self.told[-1]
+
+
+@given(st.lists(st.floats(0.01, 5.0), min_size=1, max_size=60), st.integers(0, 59))
+def test_a_rank_that_comes_later_looks_at_the_clock_when_others_do(steps_s: list[float], comes: int) -> None:
+    """From the state of another rank's clock, whatever its own time: else one would ask, and nobody answer."""
+    now, link = [0.0], Asked()
+    first, other = Clock(INTERVAL, lambda: now[0]), Clock(INTERVAL, lambda: now[0] + 100.0)
+    first.start(0)
     for step, taken_s in enumerate(steps_s, start=1):
         if step - 1 == comes:
             other.start(0)
             other.load_state_dict(first.state_dict())
+            link = Asked()
         now[0] += taken_s
-        told.clear()
-        due = first.is_up(step, tell)
+        due = first.is_up(step, link.tell)
         if step > comes:
-            asked: list[int] = []
-            answers = list(told)
-            found = other.is_up(step, lambda value, step=step: (asked.append(step), answers[0])[1])  # type: ignore[func-returns-value]
-            assert (found, len(asked)) == (due, len(told))
+            assert other.is_up(step, link.ask) == due
+            assert link.asked == len(link.told)
