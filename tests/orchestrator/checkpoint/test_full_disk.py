@@ -16,7 +16,7 @@ import orchestrator as pl
 from modules.checkpoint import read
 from modules.checkpoint.format import check
 from orchestrator.callbacks import ModelCheckpoint
-from orchestrator.checkpoint.sharded_writer import write_parts, write_rest
+from orchestrator.checkpoint.sharded_writer import abandon, write_parts, write_rest
 from orchestrator.checkpoint.writer import CheckpointWriteError
 from orchestrator.strategies import FSDPStrategy
 from tests.orchestrator.groups import Net, group_trainer
@@ -115,6 +115,24 @@ def test_parts_of_which_one_finds_no_room_are_none(disk: Path, lacking: str) -> 
         write_rest(content, path, hidden, 2, lambda: False)
     assert rest.value.is_full
     assert list(disk.iterdir()) == []
+
+
+def test_what_is_given_up_waits_for_who_still_writes(tmp_path: Path) -> None:
+    """Rank 0, which found no room, removes the directory once the others have written or given up."""
+    folder = tmp_path / ".x.tmp"
+    small = {"shards": [torch.zeros(4)], "places": [{"shape": [4], "offset": [0]}]}
+    looks: list[int] = []
+
+    def gives_up() -> bool:
+        looks.append(len(looks))
+        if len(looks) == 3:
+            write_parts(small, "x.ckpt", str(folder), 1)
+        if len(looks) == 6:
+            (folder / "full-00002").touch()
+        return False
+
+    abandon(str(folder), 3, gives_up)
+    assert len(looks) == 6 and not folder.exists()
 
 
 class Wide(Net):

@@ -216,7 +216,7 @@ class Asked:
 
 @given(st.lists(st.floats(0.01, 5.0), min_size=1, max_size=60), st.integers(0, 59))
 def test_a_rank_that_comes_later_looks_at_the_clock_when_others_do(steps_s: list[float], comes: int) -> None:
-    """From the state of another rank's clock, whatever its own time: else one would ask, and nobody answer."""
+    """From another rank's state, whatever its own time: else one would ask, and nobody answer."""
     now, link = [0.0], Asked()
     first, other = Clock(INTERVAL, lambda: now[0]), Clock(INTERVAL, lambda: now[0] + 100.0)
     first.start(0)
