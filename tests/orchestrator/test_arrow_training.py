@@ -127,7 +127,7 @@ def test_a_dataset_is_not_a_loader(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["global", "block", "mapped"])
 def test_files_that_change_during_the_run_end_it(tmp_path: Path, kind: str, monkeypatch: Any) -> None:
-    """With the file's name, in the epoch after the change at the latest; rows that are held stay as they are."""
+    """With the file's name, in the epoch after the change at the latest; rows that are held stay."""
     monkeypatch.setattr("modules.arrow_tables._LOOK_EVERY_S", 0.0)
     loader = data(tmp_path, kind)
 
@@ -148,9 +148,7 @@ def test_nan_in_features_ends_the_run_with_its_place(tmp_path: Path) -> None:
     values = [[float(index)] * FEATURES for index in range(9)]
     values[7][2] = float("nan")
     pq.write_table(pa.table({"id": range(9), "x": values}), tmp_path / "n.parquet", row_group_size=3)
-    with pytest.raises(
-        ValueError, match=r"n\.parquet \(row group 2\): Column 'x' has 1 NaN, the first in row 1"
-    ):
+    with pytest.raises(ValueError, match=r"n\.parquet \(row group 2\): Column .x. has 1 NaN, .* row 1"):
         quiet_trainer().fit(Reads(), pl.ParquetDataset(tmp_path).loader(4, shuffle="block"))
 
 
