@@ -145,3 +145,12 @@ def test_ray_data_in_process(form: str, ray_data: Any) -> None:
     module = Reads()
     quiet_trainer(max_epochs=2).fit(module, loader)
     assert flat(module.seen) == sorted([*range(ROWS), *range(ROWS)])
+
+
+@pytest.mark.ray
+def test_ray_data_on_a_group(ray_data: Any, tmp_path: Path) -> None:
+    """Each rank runs the data set, and takes its share of the batches."""
+    module = Reads()
+    trainer = group_trainer(tmp_path, max_epochs=1, join_uneven=True, start_timeout_s=200.0)
+    trainer.fit(module, Batches(ray_data))
+    assert flat(module.seen) == list(range(ROWS))

@@ -79,8 +79,12 @@ def steps_in(root: Path) -> dict[int, Path]:
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_three_ranks_of_ddp(workers: int, accumulate: int, tmp_path: Path) -> None:
-    """At their world size, from each step of the first epoch."""
-    kept: dict[str, Any] = {"workers": workers, "accumulate": accumulate, "length": 3 * 4 * 4}
+    """At their world size, from each step of the first epoch. What is drawn in loader processes is drawn
+    again where samples draw by their number, with deterministic=True.
+    """
+    kept: dict[str, Any] = {
+        "workers": workers, "accumulate": accumulate, "length": 3 * 4 * 4, "deterministic": bool(workers),
+    }  # fmt: skip
     whole = fit(tmp_path / "whole", 3, "ddp", **kept)
     found = steps_in(tmp_path / "whole")
     assert len(found) == 2 * 4 // accumulate
