@@ -14,8 +14,9 @@ from typing import Any
 
 from modules.arrow_columns import Columns
 from modules.arrow_files import ArrowSource, TableSource
-from modules.arrow_listing import Paths, list_files
+from modules.arrow_listing import list_files
 from modules.arrow_parquet import ParquetSource
+from modules.arrow_partitions import partitions_of
 from modules.arrow_rows import Batch, row_bytes
 from modules.arrow_source import Source
 from modules.arrow_tables import MappedTable, MemoryTable, Table
@@ -30,20 +31,42 @@ _PIECE_BYTES = 16 * 2**20
 _SHUFFLES = (True, False, "global", "block")
 
 
-class _ArrowData(RowData):
-    """What both kinds of files share.
+class ColumnarData(RowData):
+    """What both kinds of files share: all but where rows come from.
 
     Args:
-        source: The blocks.
+        data: What rows come from.
+        columns: Names of columns; or what a batch shall have, as a dictionary from its names to a column or a
+            list of columns, which are stacked to (rows, columns). None takes all columns.
+        filters: Rows to take: a `pyarrow.compute.Expression`, or ``[("age", ">", 3), ...]`` as in
+            `pyarrow.parquet.read_table`.
+        filesystem: A `pyarrow.fs` or fsspec file system that the paths belong to.
+        partitioning: ``"hive"`` makes columns of folders named like ``year=2024``: whole numbers where all
+            of a name's values are, else strings. None takes folders for folders.
         memory_bytes: Rows may take so much memory, decoded, in each process.
-        allow_nan: Take NaN.
+        allow_nan: Take NaN instead of refusing it.
+
+    Raises:
+        DataError: Something is missing or damaged, or has no tensor form; the message names file and row
+            group or record batch.
     """
 
-    def __init__(self, source: Source, memory_bytes: int, allow_nan: bool) -> None:
+    def __init__(
+        self,
+        data: Any,
+        *,
+        columns: Columns = None,
+        filters: Any = None,
+        filesystem: Any = None,
+        partitioning: str | None = None,
+        memory_bytes: int = 2 * GIB,
+        allow_nan: bool = False,
+    ) -> None:
         if isinstance(memory_bytes, bool) or not isinstance(memory_bytes, int) or memory_bytes < 1:
             raise DataError(
                 f"memory_bytes={memory_bytes!r} is not a number of bytes. Use an int such as 2 * 2**30."
             )
+        source = self._open(data, columns, _expression(filters), filesystem, partitioning)
         self.memory_bytes = memory_bytes
         self._source = source
         self._allow_nan = allow_nan
@@ -51,6 +74,12 @@ class _ArrowData(RowData):
         self._row_bytes = row_bytes(source.outputs)
         self._table: Table | None = None
         self._lock = threading.Lock()
+
+    def _open(
+        self, data: Any, columns: Columns, filters: Any, filesystem: Any, partitioning: str | None
+    ) -> Source:
+        """Return where rows come from."""
+        raise NotImplementedError
 
     def __len__(self) -> int:
         return self._rows
@@ -196,78 +225,40 @@ class _ArrowData(RowData):
         self.__dict__.update(state, _lock=threading.Lock())
 
 
-class ParquetDataset(_ArrowData):
-    """The rows of Parquet files.
+class ParquetDataset(ColumnarData):
+    """The rows of Parquet files: a file, folder, glob pattern (``**`` for any depth) or URI (``s3://``,
+    ``gs://``, ``hdfs://``, ``file://``), or a list of these.
 
-    Args:
-        paths: A file, folder, glob pattern (``**`` for any depth) or URI (``s3://``, ``gs://``, ``hdfs://``,
-            ``file://``), or a list of these.
-        columns: Names of columns; or what a batch shall have, as a dictionary from its names to a column or a
-            list of columns, which are stacked to (rows, columns). None takes all columns.
-        filters: Rows to take: a `pyarrow.compute.Expression`, or ``[("age", ">", 3), ...]`` as in
-            `pyarrow.parquet.read_table`. Filtered columns are read once at the start, to count rows.
-        filesystem: A `pyarrow.fs` or fsspec file system that the paths belong to.
-        memory_bytes: Rows may take so much memory, decoded, in each process.
-        allow_nan: Take NaN instead of refusing it.
-
-    Raises:
-        DataError: Something is missing or damaged, or has no tensor form; the message names file and row
-            group.
+    Arguments are those of `ColumnarData`. Filtered columns are read once at the start, to count rows.
     """
 
-    def __init__(
-        self,
-        paths: Paths,
-        *,
-        columns: Columns = None,
-        filters: Any = None,
-        filesystem: Any = None,
-        memory_bytes: int = 2 * GIB,
-        allow_nan: bool = False,
-    ) -> None:
-        listing = list_files(paths, (".parquet", ".pq"), filesystem)
-        super().__init__(ParquetSource(listing, columns, _expression(filters)), memory_bytes, allow_nan)
+    def _open(
+        self, data: Any, columns: Columns, filters: Any, filesystem: Any, partitioning: str | None
+    ) -> Source:
+        listing = list_files(data, (".parquet", ".pq"), filesystem)
+        return ParquetSource(listing, columns, filters, partitions_of(listing, partitioning))
 
 
-class ArrowDataset(_ArrowData):
-    """The rows of Arrow files, in the file (Feather) or stream format, or of a `pyarrow.Table`.
+class ArrowDataset(ColumnarData):
+    """The rows of Arrow files, in the file (Feather) or stream format: a file, folder, glob pattern or URI,
+    or a list of these. Or of a `pyarrow.Table`.
 
     Uncompressed files of this machine are mapped into memory and never copied as a whole, so their rows are
-    shuffled over all files at any size.
-
-    Args:
-        data: A file, folder, glob pattern or URI, or a list of these; or a `pyarrow.Table`.
-        columns: As of `ParquetDataset`.
-        filters: As of `ParquetDataset`; filtered files are not used where they lie, but copied.
-        filesystem: As of `ParquetDataset`.
-        memory_bytes: As of `ParquetDataset`; mapped files do not count.
-        allow_nan: Take NaN instead of refusing it.
-
-    Raises:
-        DataError: Something is missing or damaged, or has no tensor form; the message names file and record
-            batch.
+    shuffled over all files at any size; `memory_bytes` is not about them. Filtered ones are copied. Arguments
+    are those of `ColumnarData`.
     """
 
-    def __init__(
-        self,
-        data: Any,
-        *,
-        columns: Columns = None,
-        filters: Any = None,
-        filesystem: Any = None,
-        memory_bytes: int = 2 * GIB,
-        allow_nan: bool = False,
-    ) -> None:
+    def _open(
+        self, data: Any, columns: Columns, filters: Any, filesystem: Any, partitioning: str | None
+    ) -> Source:
         import pyarrow as pa
 
-        expression = _expression(filters)
-        source: Source
         if isinstance(data, pa.Table):
-            source = TableSource(data, columns, expression)
-        else:
-            listing = list_files(data, (".arrow", ".feather", ".ipc", ".arrows"), filesystem)
-            source = ArrowSource(listing, columns, expression)
-        super().__init__(source, memory_bytes, allow_nan)
+            if partitioning is not None:
+                raise DataError(f"partitioning={partitioning!r} is about folders, and a table has none.")
+            return TableSource(data, columns, filters)
+        listing = list_files(data, (".arrow", ".feather", ".ipc", ".arrows"), filesystem)
+        return ArrowSource(listing, columns, filters, partitions_of(listing, partitioning))
 
 
 def _expression(filters: Any) -> Any:

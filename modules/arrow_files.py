@@ -12,6 +12,7 @@ from typing import Any
 
 from modules.arrow_columns import Columns, plan_columns
 from modules.arrow_listing import Listing
+from modules.arrow_partitions import Partitions
 from modules.arrow_source import (
     Block,
     BlockReader,
@@ -34,6 +35,7 @@ class ArrowSource:
         listing: The files.
         columns: What a batch is made of, as the user asked for it.
         filters: A `pyarrow.compute.Expression`, or None.
+        partitions: Columns that stand in the names of folders.
 
     Attributes:
         is_mapped: Values can be used where they lie in the mapped files: nothing is compressed or filtered.
@@ -44,9 +46,12 @@ class ArrowSource:
 
     kind = "record batch"
 
-    def __init__(self, listing: Listing, columns: Columns, filters: Any = None) -> None:
+    def __init__(
+        self, listing: Listing, columns: Columns, filters: Any = None, partitions: Partitions | None = None
+    ) -> None:
         self.listing = listing
         self.filters = filters
+        self._partitions = partitions or Partitions()
         opened = [self._footer(index) for index in range(len(listing.files))]
         self.outputs = agreed_outputs(listing, [schema for schema, _, _ in opened], columns)
         self._names = sorted({name for output in self.outputs for name in output.columns})
@@ -80,7 +85,7 @@ class ArrowSource:
 
     def identity(self) -> str:
         """Return what tells this data from other data, the same on every machine."""
-        return identity_of(self.listing.files, self.outputs, self.filters)
+        return identity_of(self.listing.files, self.outputs, self.filters) + self._partitions.identity()
 
     def batches(self, index: int) -> list[Any]:
         """Return all record batches of file `index`; of a mapped file nothing but metadata is read."""
@@ -115,7 +120,21 @@ class ArrowSource:
         start = whole.address
         buffers = [buffer for batch in batches[:1] for column in batch.columns for buffer in column.buffers()]
         inside = all(b is None or not b.size or start <= b.address < start + whole.size for b in buffers)
-        return reader.schema, batches, self.listing.is_local and inside
+        schema = self._partitions.schema(reader.schema)
+        if self._partitions.names:
+            batches = [self._with_partitions(batch, index, schema) for batch in batches]
+        return schema, batches, self.listing.is_local and inside
+
+    def _with_partitions(self, batch: Any, file: int, schema: Any) -> Any:
+        """Return a record batch with the columns of its folders' names."""
+        import pyarrow as pa
+
+        named = self._partitions.names
+        columns = [
+            self._partitions.column(file, name, batch.num_rows) if name in named else batch.column(name)
+            for name in schema.names
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
 
     def _filtered(self, batch: Any, block: Block) -> Any:
         import pyarrow as pa

@@ -13,7 +13,7 @@ import fnmatch
 import glob
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,13 @@ class DataFile:
         path: The path in its file system.
         size_bytes: Its size.
         changed_ns: When it last changed, in nanoseconds since 1970; None where that is not told.
+        below: The path below the folder that was given; the whole path where none was.
     """
 
     path: str
     size_bytes: int
     changed_ns: int | None
+    below: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +147,8 @@ def _expand(system: Any, path: str, endings: Sequence[str], given: str) -> list[
         found: list[DataFile] = []
         for info in infos:
             if info.type == fs.FileType.Directory:
-                found += _in_folder(system, info.path, endings)
+                inside = _in_folder(system, info.path, endings)
+                found += inside if exact else [replace(file, below=file.path) for file in inside]
             elif info.type == fs.FileType.File and (exact or not _is_hidden(info.base_name)):
                 file = _described(info)
                 assert file is not None
@@ -168,11 +171,11 @@ def _in_folder(system: Any, folder: str, endings: Sequence[str]) -> list[DataFil
 
     found = []
     for info in system.get_file_info(fs.FileSelector(folder, recursive=True)):
-        below = info.path[len(folder) :].strip("/").split("/")
+        below = info.path[len(folder) :].strip("/")
         if info.type == fs.FileType.File and info.path.endswith(tuple(endings)):
             file = _described(info)
-            if file is not None and not any(_is_hidden(part) for part in below):
-                found.append(file)
+            if file is not None and not any(_is_hidden(part) for part in below.split("/")):
+                found.append(replace(file, below=below))
     return sorted(found, key=lambda file: file.path)
 
 
@@ -181,7 +184,7 @@ def _described(info: Any) -> DataFile | None:
 
     if info.type != fs.FileType.File:
         return None
-    return DataFile(path=info.path, size_bytes=info.size, changed_ns=info.mtime_ns)
+    return DataFile(path=info.path, size_bytes=info.size, changed_ns=info.mtime_ns, below=info.path)
 
 
 def _is_hidden(name: str) -> bool:

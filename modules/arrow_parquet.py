@@ -15,6 +15,7 @@ from typing import Any
 
 from modules.arrow_columns import Columns, Output
 from modules.arrow_listing import Listing
+from modules.arrow_partitions import Partitions
 from modules.arrow_source import (
     Block,
     BlockReader,
@@ -38,6 +39,7 @@ class ParquetSource:
         listing: The files.
         columns: What a batch is made of, as the user asked for it.
         filters: A `pyarrow.compute.Expression`, or None.
+        partitions: Columns that stand in the names of folders.
 
     Raises:
         DataError: A file is damaged, schemas differ, a column is missing or has nulls, or no row is left.
@@ -45,12 +47,18 @@ class ParquetSource:
 
     kind = "row group"
 
-    def __init__(self, listing: Listing, columns: Columns, filters: Any = None) -> None:
+    def __init__(
+        self, listing: Listing, columns: Columns, filters: Any = None, partitions: Partitions | None = None
+    ) -> None:
         self.listing = listing
         self.filters = filters
+        self._partitions = partitions or Partitions()
         footers = _in_threads(self._footer, range(len(listing.files)))
-        self.outputs = agreed_outputs(listing, [schema for _, schema in footers], columns)
+        schemas = [self._partitions.schema(schema) for _, schema in footers]
+        self._schema = schemas[0]
+        self.outputs = agreed_outputs(listing, schemas, columns)
         self._names = sorted({name for output in self.outputs for name in output.columns})
+        self._own = [name for name in self._names if name not in self._partitions.names]
         self.blocks = tuple(self._find_blocks([footer for footer, _ in footers]))
         check_rows(self.blocks, self.listing, self.filters)
         self.outputs = tuple(self._measured(output) for output in self.outputs)
@@ -65,7 +73,7 @@ class ParquetSource:
 
     def identity(self) -> str:
         """Return what tells this data from other data, the same on every machine."""
-        return identity_of(self.listing.files, self.outputs, self.filters)
+        return identity_of(self.listing.files, self.outputs, self.filters) + self._partitions.identity()
 
     def _footer(self, index: int) -> tuple[Any, Any]:
         import pyarrow.parquet as pq
@@ -86,7 +94,7 @@ class ParquetSource:
             counts = _in_threads(lambda item: self._count(*item), groups)
         else:
             counts = [footers[file].row_group(group).num_rows for file, group in groups]
-            if len(groups) * len(self._names) <= _STATISTICS:
+            if len(groups) * len(self._own) <= _STATISTICS:
                 self._check_nulls(footers)
         for (file, group), rows in zip(groups, counts, strict=True):
             if rows:
@@ -94,21 +102,34 @@ class ParquetSource:
 
     def _count(self, file: int, group: int) -> int:
         with explained(self.listing.files[file].path, f"filtered by {self.filters}"):
-            return int(self.fragment(file, group).count_rows(filter=self.filters))
+            return int(self.scan(file, group, []).count_rows())
 
-    def fragment(self, file: int, group: int) -> Any:
-        """Return one row group as a `pyarrow.dataset.Fragment`."""
+    def scan(self, file: int, group: int, columns: list[str]) -> Any:
+        """Return a `pyarrow.dataset.Scanner` of the rows of a row group that pass the filters."""
         import pyarrow.dataset as ds
 
-        path = self.listing.files[file].path
-        return ds.ParquetFileFormat().make_fragment(path, self.listing.filesystem, row_groups=[group])
+        fragment = ds.ParquetFileFormat().make_fragment(
+            self.listing.files[file].path,
+            self.listing.filesystem,
+            self._partitions.guarantee(file),
+            row_groups=[group],
+        )
+        return fragment.scanner(schema=self._schema, columns=columns, filter=self.filters)
+
+    def read(self, block: Block, parquet: Any) -> Any:
+        """Return a row group of an open `pyarrow.parquet.ParquetFile` as a `pyarrow.Table`."""
+        table = parquet.read_row_group(block.group, columns=self._own)
+        for name in self._names:
+            if name not in self._own:
+                table = table.append_column(name, self._partitions.column(block.file, name, block.rows))
+        return table
 
     def _check_nulls(self, footers: list[Any]) -> None:
         for file, footer in enumerate(footers):
             flat = {
                 footer.schema.column(index).path: index
                 for index in range(footer.num_columns)
-                if footer.schema.column(index).path in self._names
+                if footer.schema.column(index).path in self._own
             }
             for group in range(footer.num_row_groups):
                 row_group = footer.row_group(group)
@@ -153,10 +174,9 @@ class _ParquetReader:
         source.listing.check_unchanged(block.file)
         with explained(source.place(index), "decoded"):
             if source.filters is not None:
-                fragment = source.fragment(block.file, block.group)
-                table = fragment.to_table(columns=source._names, filter=source.filters)
+                table = source.scan(block.file, block.group, source._names).to_table()
             else:
-                table = self._file(block.file).read_row_group(block.group, columns=source._names)
+                table = source.read(block, self._file(block.file))
         if table.num_rows != block.rows:
             raise DataError(
                 f"{source.place(index)} has {table.num_rows} rows, and had {block.rows}: it changed during "

@@ -78,6 +78,11 @@ class KeyedLoader:
         return self._reading.description
 
     @property
+    def rows(self) -> int:
+        """Rows of the data set."""
+        return self._length
+
+    @property
     def fingerprint(self) -> str:
         """What the order of samples depends on, besides seed and epoch."""
         return f"{self._data or self._length} {self._reading.identity}"

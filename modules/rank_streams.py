@@ -8,6 +8,7 @@ is read is what each rank would read by itself. The order must ask no rank for m
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ class _Turns(Sampler[Any]):
     def __init__(self, samplers: Sequence[Any]) -> None:
         self._samplers = samplers
         self._turns: tuple[Sequence[int], Iterable[int]] = ((), ())
+        self.notes: deque[list[Any]] | None = None
 
     def set_turns(self, skips: Sequence[int], order: Iterable[int]) -> None:
         """Choose what the next pass leaves out of each sampler's, and whose turn it is when."""
@@ -37,7 +39,10 @@ class _Turns(Sampler[Any]):
             itertools.islice(sampler, skip, None) for sampler, skip in zip(self._samplers, skips, strict=True)
         ]
         for turn in order:
-            yield next(own[turn])
+            ids = next(own[turn])
+            if self.notes is not None:
+                self.notes.append(list(ids) if isinstance(ids, (list, tuple)) else [ids])
+            yield ids
 
 
 class RankStreams:
@@ -51,6 +56,8 @@ class RankStreams:
     def __init__(self, readers: Sequence[Reader], seed: int) -> None:
         self.readers = list(readers)
         self._pooled: DataLoader[Any] | None = None
+        self._notes: deque[list[Any]] | None = None
+        self._own_notes: list[list[list[Any]]] = []
         loaders = [reader.dataloader for reader in self.readers if isinstance(reader, RankLoader)]
         known = [item for item in loaders if item is not None and not is_stream(item)]
         if len(known) == len(self.readers):
@@ -75,10 +82,41 @@ class RankStreams:
             plans = [reader.plan for reader in self.readers]
             skips = [skip if plan is None else min(skip, plan.num_batches) for plan in plans]
             self._turns.set_turns(skips, order)
+            if self._notes is not None:
+                self._notes.clear()
             batches = batches_of(self._pooled)
             return iter(self._pooled) if batches is None else batches
         own = [reader.iterate(skip) for reader in self.readers]
+        if self._own_notes:
+            return self._noted(own, order)
         return (next(own[turn]) for turn in order)
+
+    def note_batches(self) -> deque[list[Any]] | None:
+        """Return what gets the sample ids of each batch that is read from here on, in the order in which they
+        are read; None where samples have none.
+        """
+        if self._pooled is not None:
+            self._notes = self._turns.notes = deque()
+            return self._notes
+        known = [reader for reader in self.readers if isinstance(reader, RankLoader) and reader.has_numbers]
+        if len(known) < len(self.readers):
+            return None
+        self._own_notes = [reader.note_batches() for reader in known]
+        self._notes = deque()
+        return self._notes
+
+    def _noted(self, own: Sequence[Iterator[Any]], order: Iterable[int]) -> Iterator[Any]:
+        """Yield batches by turn; pass on what the reader whose turn it is has noted of its own."""
+        assert self._notes is not None
+        self._notes.clear()
+        done = [0] * len(own)
+        for turn in order:
+            batch = next(own[turn])
+            notes = self._own_notes[turn]
+            ids, notes[done[turn]] = notes[done[turn]], []
+            done[turn] += 1
+            self._notes.append(ids)
+            yield batch
 
     def close(self) -> None:
         """Let go of what readers hold between batches."""

@@ -2,9 +2,10 @@
 
 A data set that finds out its rank by itself is left alone, since dealing its samples again would lose some;
 whether it does is read from the code of its classes, of data sets inside it, and from the names of its
-attributes. One that divides its samples among loader processes is dealt to ranks only. Where neither can be
-seen, because the code is not Python or sits elsewhere, all ranks must yield the same samples in the same
-order, or the trainer must be told not to deal.
+attributes. A stream of Hugging Face's knows of ranks, but has one only from ``split_dataset_by_node``. One
+that divides its samples among loader processes is dealt to ranks only. Where neither can be seen, because the
+code is not Python or sits elsewhere, all ranks must yield the same samples in the same order, or the trainer
+must be told not to deal.
 """
 
 from __future__ import annotations
@@ -80,10 +81,12 @@ def _names_in(reader: object) -> set[str]:
     todo, seen = [reader], {id(reader)}
     while todo:
         item = todo.pop()
+        found: set[str] = set()
         for base in type(item).__mro__:
             if base.__module__.partition(".")[0] not in ("builtins", "torch", "typing"):
                 for value in vars(base).values():
-                    names |= _names_of(value)
+                    found |= _names_of(value)
+        names |= found - _RANK_NAMES if _has_no_rank(item) else found
         attributes = getattr(item, "__dict__", {})
         names.update(attributes)
         for value in attributes.values():
@@ -92,6 +95,12 @@ def _names_in(reader: object) -> set[str]:
                     seen.add(id(part))
                     todo.append(part)
     return names
+
+
+def _has_no_rank(item: object) -> bool:
+    """Whether `item` is a stream of Hugging Face's that was not divided among ranks."""
+    is_theirs = type(item).__module__.partition(".")[0] == "datasets"
+    return is_theirs and getattr(item, "_distributed", item) is None
 
 
 def _names_of(function: Any) -> set[str]:

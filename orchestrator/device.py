@@ -10,15 +10,22 @@ import torch
 from torch.optim import Optimizer
 
 
-def move(value: Any, device: torch.device) -> Any:
+def move(value: Any, device: torch.device, copy: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Any:
     """Return `value` with all tensors in it on `device`.
 
     Walks tuples, lists, mappings and dataclasses; objects with a ``to`` method move themselves; anything else
     stays. Copies from pinned memory do not block.
+
+    Args:
+        value: What holds the tensors.
+        device: Where to.
+        copy: Brings a tensor there from elsewhere; None does that by its ``to``.
     """
     if isinstance(value, torch.Tensor):
-        return value if value.device == device else value.to(device, non_blocking=device.type != "cpu")
-    found = _within(value, lambda item: move(item, device))
+        if value.device == device:
+            return value
+        return copy(value) if copy is not None else value.to(device, non_blocking=device.type != "cpu")
+    found = _within(value, lambda item: move(item, device, copy))
     if found is not None:
         return found
     if hasattr(value, "to") and not isinstance(value, type):

@@ -147,7 +147,7 @@ class Engine:
         self.gathered_stop: GatheredStop | None = None
         self.stoppable = False
         self.predictions = predictions_for(trainer.callbacks, returned=job.return_predictions)
-        self.saves = BackgroundSaves(place.emit)
+        self.saves = BackgroundSaves(self.say)
         self.ledger: Ledger | None = None
         if job.attempt is not None:
             self.ledger = Ledger(

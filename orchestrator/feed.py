@@ -18,6 +18,7 @@ from modules.combined_reading import CombinedRankLoader, Reader
 from orchestrator.batch_limits import batch_limit
 from orchestrator.batch_size import batch_size_of
 from orchestrator.errors import MisconfigurationError
+from orchestrator.onlookers import Advancing
 from orchestrator.retaking import Retaking
 from orchestrator.strategies.strategy import Strategy
 
@@ -45,7 +46,7 @@ class ReadingState:
     own: dict[str, Any] = field(default_factory=dict)
 
 
-class Feed:
+class Feed(Advancing):
     """What the loop reads: `advance`, then the attributes.
 
     Attributes:
@@ -59,12 +60,14 @@ class Feed:
         num_batches: Batches of an epoch; None when not known.
         lends: A rank that has no batch gets another's as `batch`, still without having one.
         keeps: Batches are kept where reading them again would take long, for `go_back`.
+        began_at: Batches of the epoch that were used when reading last began.
     """
 
     lends = False
     keeps = False
 
     def __init__(self, loader: Reader, strategy: Strategy, num_batches: int | None) -> None:
+        super().__init__()
         self.loader = loader
         self.strategy = strategy
         self.num_batches = num_batches
@@ -75,6 +78,7 @@ class Feed:
         self.by_hand = False
         self.scale = 1.0
         self.is_used_up = False
+        self.began_at = 0
         self._began: tuple[dict[str, Any], list[Any], bool] = ({}, [], False)
         self._iterator: Iterator[Any] | None = None
         self._kept: Retaking | None = None
@@ -105,7 +109,7 @@ class Feed:
         self._iterator = self.loader.iterate(skip, None if resumed is None else resumed.own)
         if self.keeps and not self.loader.skips_quickly:
             self._iterator = self._kept = Retaking(self._iterator, skip)
-        self._epoch, self._index = epoch, skip
+        self._epoch, self._index, self.began_at = epoch, skip, skip
         self._counted = list(totals)
         self.has_batch, self.is_last, self.is_over = True, False, False
         self.by_hand, self.scale = False, 1.0
@@ -187,10 +191,6 @@ class Feed:
 
     def _begin(self) -> None:
         """Do what a kind of feed needs before its first batch, still under the epoch's random state."""
-
-    def advance(self) -> bool:
-        """Take the next batch; return False when there is none on any rank."""
-        raise NotImplementedError
 
     def window_size(self, batch_idx: int, accumulate: int) -> int:
         """Return how many batches the accumulation window has that begins at `batch_idx`."""

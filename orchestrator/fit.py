@@ -97,7 +97,10 @@ class TrainingLoop:
         """Return the stream of the training data as it is loaded now."""
         engine, settings = self.engine, self.settings
         if engine.logical is not None:
-            return LogicalFeed(engine, engine.logical, settings.limit_train_batches)
+            logical = LogicalFeed(engine, engine.logical, settings.limit_train_batches)
+            if engine.ledger is not None:
+                engine.ledger.watch_logical(logical)
+            return logical
         feed = make_feed(
             engine.data.load_training(),
             engine.strategy,

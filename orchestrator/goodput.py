@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ParamSpec, Protocol, TypeVar
 
+from orchestrator.onlookers import Onlooker
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -42,8 +44,8 @@ _numbers = itertools.count()
 class Reads(Protocol):
     """What an account needs of a feed."""
 
-    def advance(self) -> bool:
-        """Take the next batch; return False when there is none."""
+    def look_on(self, onlooker: Onlooker) -> Callable[[], None]:
+        """Let `onlooker` take each batch, by what it is given; return what ends that."""
         ...
 
 
@@ -119,7 +121,7 @@ class Account:
         """Time the next waits for batches, unless it was done a moment ago.
 
         Args:
-            feed: Where batches come from. Its `advance` is replaced until they have come.
+            feed: Where batches come from. It is looked on until they have come.
             first: The next batch is an epoch's first, for which worker processes may have to start: its wait
                 is no sample, but counts as it is.
         """
@@ -129,21 +131,18 @@ class Account:
         elif self._unwatch is not _nothing or now - self._window_at < EVERY_S:
             return
         self._window_at = now
-        advance, looked_on = feed.advance, "advance" in feed.__dict__
         left, begun_s, waited_s = WINDOW, 0.0, 0.0
 
         def unwatch() -> None:
             self._unwatch = _nothing
-            del feed.__dict__["advance"]
-            if looked_on:  # by another, a ledger
-                feed.__dict__["advance"] = advance
+            leave()
 
         def end(now_s: float) -> None:
             unwatch()
             self._watched_s += now_s - begun_s
             self._waited_s += waited_s
 
-        def timed() -> bool:
+        def timed(advance: Callable[[], bool]) -> bool:
             nonlocal left, begun_s, waited_s, first
             if first:
                 first = False
@@ -163,7 +162,7 @@ class Account:
                 end(after)
             return more
 
-        feed.__dict__["advance"] = timed
+        leave = feed.look_on(timed)
         self._unwatch = unwatch
 
     def _trained_s(self) -> float:

@@ -33,7 +33,8 @@ class Attempt:
         start: The place of its first batch.
         samples: Of an epoch, over all ranks, as planned; None where that was not known.
         length: Of the data set; None where that was not known.
-        batches: The samples of each batch, by its place and the rank that used it.
+        batches: The samples of each batch, by its place and the rank that used it, a logical one where ranks
+            are.
         ends: Epochs whose last batch was used.
     """
 
@@ -136,7 +137,7 @@ def _take_file(attempts: dict[str, Attempt], lines: Iterable[bytes]) -> None:
         if "attempt" in line:
             attempt, rank = _take_header(attempts, line), line["rank"]
         elif attempt is not None:
-            attempt.batches[(line["e"], line["b"]), rank] = line["ids"]
+            attempt.batches[(line["e"], line["b"]), line.get("r", rank)] = line["ids"]
             if line.get("last"):
                 attempt.ends.add(line["e"])
 

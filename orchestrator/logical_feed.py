@@ -8,7 +8,7 @@ keyed to the logical rank and the batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,18 @@ class LogicalFeed(PlannedFeed):
         readers = engine.data.training_readers()
         super().__init__(readers[0], engine.strategy, limit)
         self._streams = RankStreams(readers, engine.order_seed)
+        self._told: Callable[[int, int], None] | None = None
         self.by_hand = True
+
+    def note_reads(self, told: Callable[[int, int, list[Any]], None]) -> bool:
+        """Call `told` for each batch that is read from here on, with its logical rank, its number in the
+        epoch and its sample ids; return False where samples have none.
+        """
+        notes = self._streams.note_batches()
+        if notes is None:
+            return False
+        self._told = lambda rank, index: told(rank, index, notes.popleft())
+        return True
 
     def start(
         self,
@@ -63,7 +74,7 @@ class LogicalFeed(PlannedFeed):
     ) -> None:
         """Begin an epoch, or go on in one behind `skip` batches of each logical rank, which end a window."""
         self._streams.start_epoch(epoch)
-        self._epoch, self._index = epoch, skip
+        self._epoch, self._index, self.began_at = epoch, skip, skip
         self._counted = list(totals)
         self.has_batch, self.is_last, self.is_over = True, False, False
         self.by_hand, self.scale = True, 1.0
@@ -132,6 +143,8 @@ class LogicalFeed(PlannedFeed):
         assert self._iterator is not None
         self._logical.key("read", self._epoch, index, rank)
         batch = next(self._iterator)
+        if self._told is not None:
+            self._told(rank, index)
         self._logical.key("transfer", self._epoch, index, rank)
         return batch
 

@@ -108,16 +108,18 @@ def _sharded(engine: Engine, path: str, weights_only: bool) -> tuple[dict[str, A
 
     def write(mine: Any, count: Callable[[int], None]) -> None:
         began = time.monotonic()
-        sharded_writer.write_parts(mine["parts"], path, folder, rank, count)
+
+        def gives_up() -> bool:
+            return saves.hurries or time.monotonic() - began > patience_s
+
+        try:
+            sharded_writer.write_parts(mine["parts"], path, folder, rank, count)
+        except BaseException:
+            if rank == 0:
+                sharded_writer.abandon(folder, world_size, gives_up)
+            raise
         if rank == 0:
-            sharded_writer.write_rest(
-                mine["content"],
-                path,
-                folder,
-                world_size,
-                lambda: saves.hurries or time.monotonic() - began > patience_s,
-                count,
-            )
+            sharded_writer.write_rest(mine["content"], path, folder, world_size, gives_up, count)
 
     return {"parts": parts.content(), "content": content if rank == 0 else {}}, write
 

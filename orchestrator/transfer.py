@@ -1,4 +1,5 @@
 """How a batch comes to the device: the user's hooks around the move, or nothing where there is nothing to do.
+To a CUDA device it is copied while the step before computes, unless a hook of the user's moves it.
 
 Decided once, before the loop. What a hook or a move raises goes on to the caller.
 """
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from orchestrator import device
+from orchestrator.device_copy import DeviceCopies
 from orchestrator.hooks import HookTable
 
 
@@ -33,15 +35,26 @@ def build_transfer(
     if dtype is not None:
         given, before = before, lambda batch, index: _converted(batch, index, dtype, given)
     if before is None and move is None and after is None:
-        return None if target.type == "cpu" else lambda batch, index: device.move(batch, target)
+        if target.type == "cpu":
+            return None
+        alone = _mover(target)
+        return lambda batch, index: alone(batch)
+    own = _mover(target) if move is None else None
 
     def transfer(batch: Any, index: int) -> Any:
         if before is not None:
             batch = before(batch, index)
-        batch = device.move(batch, target) if move is None else move(batch, target, index)
+        batch = own(batch) if own is not None else move(batch, target, index)  # type: ignore[misc]
         return batch if after is None else after(batch, index)
 
     return transfer
+
+
+def _mover(target: torch.device) -> Callable[[Any], Any]:
+    """Return what brings a batch to `target` where the user does not."""
+    if target.type == "cuda":
+        return DeviceCopies(target).move
+    return lambda batch: device.move(batch, target)
 
 
 def _converted(batch: Any, index: int, dtype: torch.dtype, then: Callable[[Any, int], Any] | None) -> Any:

@@ -91,7 +91,11 @@ def _plain_array(value: Any, path: str, dropped: list[str]) -> Any:
 
 
 def read(
-    source: str | os.PathLike[str] | IO[bytes], map_location: Any = "cpu", *, verify: bool = True
+    source: str | os.PathLike[str] | IO[bytes],
+    map_location: Any = "cpu",
+    *,
+    verify: bool = True,
+    later: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
     """Return the checkpoint in `source`: a path of a file or a directory of shards, a URI of a file, or an
     open binary file.
@@ -104,6 +108,7 @@ def read(
         source: Where it is.
         map_location: As in `torch.load`.
         verify: Compare the checksums first; that reads all of the file once.
+        later: Entries of which a directory of shards gives tensors as `shards.Dealt`.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -116,7 +121,7 @@ def read(
     if isinstance(source, (str, os.PathLike)) and not os.path.exists(source):
         raise FileNotFoundError(f"There is no checkpoint {name}. Check the path.")
     if isinstance(source, (str, os.PathLike)) and os.path.isdir(source):
-        content = shards.read(os.fspath(source), map_location, verify=verify, left_out=left_out)
+        content = shards.read(os.fspath(source), map_location, verify=verify, left_out=left_out, later=later)
     else:
         content = load(source, map_location, left_out, verify=verify)
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):

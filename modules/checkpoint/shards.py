@@ -9,6 +9,7 @@ damaged or of another save raises `CheckpointError`.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import zlib
@@ -30,6 +31,17 @@ _VERSION = 1
 
 Part = tuple[Tensor, Sequence[int], Sequence[int]]
 """A rank's part of a tensor: the part, the shape of the whole, and where in it the part begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dealt:
+    """A tensor of a checkpoint that is in parts; they are put together anew whenever it is asked for.
+
+    Attributes:
+        whole: Returns the tensor, in memory of its own.
+    """
+
+    whole: Callable[[], Tensor]
 
 
 def rank_file(rank: int) -> str:
@@ -94,7 +106,9 @@ def describe(folder: str, names: Sequence[str]) -> str:
     return json.dumps({**body, "checksum": _checksum(body)}, indent=1) + "\n"
 
 
-def read(folder: str, map_location: Any, *, verify: bool, left_out: list[str]) -> Any:
+def read(
+    folder: str, map_location: Any, *, verify: bool, left_out: list[str], later: frozenset[str] = frozenset()
+) -> Any:
     """Return the content of a sharded checkpoint, of whole tensors.
 
     Args:
@@ -102,6 +116,7 @@ def read(folder: str, map_location: Any, *, verify: bool, left_out: list[str]) -
         map_location: As in `torch.load`.
         verify: Compare the checksums of all that is read.
         left_out: Collects what is of classes that are not plain values.
+        later: Entries of the content in which tensors are `Dealt`, for a reader that needs one at a time.
 
     Raises:
         CheckpointError: Something of it is missing, damaged, or of another save.
@@ -113,19 +128,25 @@ def read(folder: str, map_location: Any, *, verify: bool, left_out: list[str]) -
     tensors = [rank["shards"] for rank in ranks]
     wholes: dict[int, Tensor] = {}
 
+    def put_together(index: int) -> Tensor:
+        try:
+            return _put_together([(t[index], p[index]) for t, p in zip(tensors, places, strict=True)])
+        except (KeyError, IndexError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{folder} is damaged: its parts do not fit together ({error}). Take an earlier checkpoint."
+            ) from error
+
     def whole(index: int) -> Tensor:
         if index not in wholes:
-            wholes[index] = _put_together(
-                [(t[index], p[index]) for t, p in zip(tensors, places, strict=True)]
-            )
+            wholes[index] = put_together(index)
         return wholes[index]
 
-    try:
-        return _without_marks(content, whole)
-    except (KeyError, IndexError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{folder} is damaged: its parts do not fit together ({error}). Take an earlier checkpoint."
-        ) from error
+    def dealt(index: int) -> Dealt:
+        return Dealt(functools.partial(put_together, index))
+
+    if not isinstance(content, dict):
+        return content
+    return {key: _without_marks(item, dealt if key in later else whole) for key, item in content.items()}
 
 
 def check(folder: str, left_out: list[str]) -> Any:
@@ -204,7 +225,7 @@ def _put_together(parts: Sequence[tuple[Tensor, dict[str, list[int]]]]) -> Tenso
     return whole
 
 
-def _without_marks(state: Any, whole: Callable[[int], Tensor]) -> Any:
+def _without_marks(state: Any, whole: Callable[[int], Tensor | Dealt]) -> Any:
     if isinstance(state, dict):
         if len(state) == 1 and _MARK in state:
             return whole(state[_MARK])

@@ -136,6 +136,28 @@ class ModelCheckpoint(CheckpointKeeper):
         """Epochs from one save to the next; 0 when something else starts saves."""
         return self._triggers.every_n_epochs
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return which checkpoints are kept, and which steps were looked at: a rank that takes another's
+        place must find the same ones due, since all save together.
+        """
+        return {
+            **super().state_dict(),
+            "steps_seen": self._steps_seen,
+            "waits_for_validation": self._waits_for_validation,
+            "validated": self._validated,
+            "clock": self._clock.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned; a run that begins starts its count and its clock behind
+        that.
+        """
+        self._steps_seen = state_dict.get("steps_seen", self._steps_seen)
+        self._waits_for_validation = state_dict.get("waits_for_validation", self._waits_for_validation)
+        self._validated = state_dict.get("validated", self._validated)
+        self._clock.load_state_dict(state_dict.get("clock", {}))
+        super().load_state_dict(state_dict)
+
     # ---------------------------------------------------------------- hooks
 
     def unused_hooks(self) -> frozenset[str]:

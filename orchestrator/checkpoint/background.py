@@ -2,8 +2,9 @@
 
 One save is on its way at a time, so a disk that is slower than the saves makes the next one wait; that is
 said, and counted. What belongs behind a save (links, the removal of older files) happens in its thread, once
-the file is complete. A full disk is told at once; every failure leaves things as they were, and who asked for
-the save finds it in `Save.error`. The call that trains does not end before the last save has.
+the file is complete. A full disk is told at once, and not again before there was room; every failure leaves
+things as they were, and who asked for the save finds it in `Save.error`. The call that trains does not end
+before the last save has.
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ class BackgroundSaves:
         self._newest: Save | None = None
         self._told = False
         self._hurry_from: float | None = None
+        self._in_vain = 0
         self.waited_s = 0.0
 
     @property
@@ -132,11 +134,9 @@ class BackgroundSaves:
                 then()
             except CheckpointWriteError as error:
                 if error.is_full:
-                    self._say(
-                        f"{error} Training goes on, complete checkpoints stay, and the next save is tried as "
-                        "usual. Make room on the disk."
-                    )
+                    self._mention_full(error)
                 raise
+            self._mention_room(path)
 
         self._newest = Save(path, size_of(source), work, behind=copied is not None)
         return self._newest
@@ -158,6 +158,21 @@ class BackgroundSaves:
         """Wait for the last save, and give the memory back."""
         self.settle()
         self._staging.release()
+
+    def _mention_full(self, error: CheckpointWriteError) -> None:
+        """Say that the disk is full, unless that was said and there was no room since."""
+        self._in_vain += 1
+        if self._in_vain == 1:
+            self._say(
+                f"{error} Training goes on, complete checkpoints stay, and the next saves are tried as "
+                "usual. Make room on the disk."
+            )
+
+    def _mention_room(self, path: str) -> None:
+        """Say, where the disk was full, that it is not any longer."""
+        missed, self._in_vain = self._in_vain, 0
+        if missed:
+            self._say(f"The checkpoint {path} is written: there is room again, after {missed} failed saves.")
 
     def _mention_waiting(self) -> None:
         if self.waited_s >= _TELLS_S and not self._told:

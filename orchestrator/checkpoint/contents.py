@@ -251,7 +251,16 @@ def read_for(engine: Engine) -> dict[str, Any]:
     if own is not None:
         return own.load_checkpoint(engine.job.ckpt_path, "cpu")
     once_per_node = engine.place.local_rank == 0 and not engine.job.is_verified
-    return checkpoint_format.read(engine.job.ckpt_path, verify=once_per_node)
+    return checkpoint_format.read(engine.job.ckpt_path, verify=once_per_node, later=_read_later(engine))
+
+
+def _read_later(engine: Engine) -> frozenset[str]:
+    """Return what a run of dealt tensors takes one at a time, so that it never holds them all whole: the
+    optimizers' state, unless hooks of the user's look at it.
+    """
+    hooks = engine.hooks
+    looked_at = hooks.of_module("on_load_checkpoint") or hooks.of_callbacks("on_load_checkpoint")
+    return frozenset() if engine.strategy.dealing is None or looked_at else frozenset({"optimizer_states"})
 
 
 def order_of(content: dict[str, Any], seed: int) -> tuple[int, int]:

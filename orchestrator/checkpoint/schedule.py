@@ -151,6 +151,15 @@ class Clock:
         self._began_at = self._saved_at = self._now_s()
         self._first_step, self._next_look = step, step + 1
 
+    def state_dict(self) -> dict[str, int]:
+        """Return the steps by which all ranks know when to look, but no times, which are a rank's own."""
+        return {"first_step": self._first_step, "next_look": self._next_look}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Take back what `state_dict` returned, here or on another rank; nothing of an empty one."""
+        self._first_step = state.get("first_step", self._first_step)
+        self._next_look = state.get("next_look", self._next_look)
+
     def is_up(self, step: int, agree: Callable[[tuple[bool, int]], tuple[bool, int]] | None) -> bool:
         """Whether the interval is over at `step`; then the next one begins.
 

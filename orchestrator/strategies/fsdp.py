@@ -20,6 +20,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from modules.checkpoint.shards import Dealt
 from orchestrator.errors import MisconfigurationError
 from orchestrator.strategies.fsdp_parts import FullyShardedParts
 from orchestrator.strategies.in_step import RanksInStep, Steps
@@ -215,6 +216,8 @@ class FullySharded(RanksInStep):
 
 def _like(value: Any, parameter: Any) -> Any:
     """Return this rank's part of a tensor that belongs to a sharded parameter; anything else as it is."""
+    if isinstance(value, Dealt):
+        value = value.whole()
     if (
         isinstance(value, Tensor)
         and isinstance(parameter, DTensor)

@@ -43,6 +43,10 @@ def test_unreachable_uri() -> None:
     """A URI that nothing can be read from is an error at once, which quotes it."""
     with pytest.raises(DataError, match="nowhere://x/y cannot be reached"):
         ParquetDataset("nowhere://x/y")
+    with pytest.raises(DataError, match=r"file:///nowhere/x\.parquet names no file"):
+        ParquetDataset("file:///nowhere/x.parquet")
+    with pytest.raises(DataError, match="is in another file system than"):
+        ParquetDataset([__file__, "mock:///x.parquet"], filesystem=None)
 
 
 def test_missing_column(tmp_path: Path) -> None:

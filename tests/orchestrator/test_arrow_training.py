@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
@@ -120,6 +123,33 @@ def test_a_dataset_is_not_a_loader(tmp_path: Path) -> None:
         pl.MisconfigurationError, match=r"ParquetDataset\(\.\.\.\)\.loader\(batch_size=\.\.\.\)"
     ):
         quiet_trainer().fit(Reads(), pl.ParquetDataset(parquet(tmp_path / "p", ROWS)))
+
+
+@pytest.mark.parametrize("kind", ["global", "block", "mapped"])
+def test_files_that_change_during_the_run_end_it(tmp_path: Path, kind: str, monkeypatch: Any) -> None:
+    """With the file's name, in the epoch after the change at the latest; rows that are held stay."""
+    monkeypatch.setattr("modules.arrow_tables._LOOK_EVERY_S", 0.0)
+    loader = data(tmp_path, kind)
+
+    class Changes(pl.Callback):
+        def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+            for path in tmp_path.rglob("1.*"):
+                os.utime(path, (1, 1))
+
+    if kind == "global":
+        quiet_trainer(Changes(), max_epochs=2).fit(Reads(), loader)
+        return
+    with pytest.raises(ValueError, match=r"1\.\w+ changed during the run: it was written again"):
+        quiet_trainer(Changes(), max_epochs=2).fit(Reads(), loader)
+
+
+def test_nan_in_features_ends_the_run_with_its_place(tmp_path: Path) -> None:
+    """File, row group, column and row, as raised where the rows were decoded."""
+    values = [[float(index)] * FEATURES for index in range(9)]
+    values[7][2] = float("nan")
+    pq.write_table(pa.table({"id": range(9), "x": values}), tmp_path / "n.parquet", row_group_size=3)
+    with pytest.raises(ValueError, match=r"n\.parquet \(row group 2\): Column .x. has 1 NaN, .* row 1"):
+        quiet_trainer().fit(Reads(), pl.ParquetDataset(tmp_path).loader(4, shuffle="block"))
 
 
 def test_how_rows_are_read_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import orchestrator as pl
 from orchestrator.goodput import KINDS, TRAINING, WINDOW, Account, Total, counted, describe, split
+from orchestrator.onlookers import Advancing
 from tests.orchestrator.tiny import Tiny, Validated, loader, quiet_trainer
 
 SECONDS = st.floats(0, 1e6)
@@ -25,10 +26,11 @@ class Clock:
         return self.now_s
 
 
-class Feed:
+class Feed(Advancing):
     """Takes as long for each batch as it was told."""
 
     def __init__(self, clock: Clock, waits_s: list[float]) -> None:
+        super().__init__()
         self.clock, self.waits_s = clock, waits_s
 
     def advance(self) -> bool:

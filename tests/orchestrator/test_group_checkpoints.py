@@ -76,10 +76,13 @@ def test_every_step_of_an_epoch_can_be_gone_on_from(tmp_path: Path) -> None:
 
 
 def test_killed_workers_lose_no_sample_and_no_checkpoint(tmp_path: Path) -> None:
-    """The ledger holds each sample once; what is noted as kept is there, whoever was writing it."""
+    """The ledger holds each sample once; what is noted as kept is there, whoever was writing it; and who
+    takes another's place saves with the others, at every step and at some.
+    """
+    seldom = ModelCheckpoint(tmp_path / "seldom", every_n_train_steps=4, save_top_k=-1, filename="{step}")
     saver = ModelCheckpoint(tmp_path / "kept", every_n_train_steps=1, save_last=True, filename="{step}")
     plain = fit(tmp_path / "plain", 2).lightning_module
-    trainer = fit(tmp_path, 2, Dies(tmp_path), saver, ledger=True)
+    trainer = fit(tmp_path, 2, Dies(tmp_path), saver, seldom, ledger=True)
     assert sorted(path.name for path in tmp_path.glob("died-*")) == ["died-0", "died-1"]
     assert_equal_weights(trainer.lightning_module, plain)
     found = audit(tmp_path)
@@ -88,3 +91,5 @@ def test_killed_workers_lose_no_sample_and_no_checkpoint(tmp_path: Path) -> None
     assert all(epoch.is_complete for epoch in found.epochs)
     assert Path(saver.best_model_path).samefile(saver.last_model_path)
     assert read(saver.best_model_path)["global_step"] == 2 * BATCHES
+    names = sorted(path.name for path in (tmp_path / "seldom").iterdir())
+    assert names == ["step=12.ckpt", "step=4.ckpt", "step=8.ckpt"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -86,6 +88,63 @@ def test_attempts_that_went_on_from_each_other_are_one_run(tmp_path: Path) -> No
     # The third saved nothing, so the fourth went on from the second's checkpoint.
     assert len(found.attempts) == 3 and found.discarded == 2 + 1
     assert [(epoch.used, epoch.missing, epoch.doubled) for epoch in found.epochs] == [(18, 0, 0)] * 3
+
+
+class Reads(Tiny):
+    """Remembers the inputs of each batch of each logical rank, in the order in which they are read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[torch.Tensor] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        inputs = batch["x"] if isinstance(batch, dict) else batch[0]
+        self.seen.append(inputs)
+        return self.net(inputs).square().mean()
+
+
+def rows_of(kind: str) -> Any:
+    """A loader of 22 samples, read in one of several ways, and the inputs by number."""
+    inputs = points(22).tensors[0]
+    if kind == "arrow":
+        flat = pa.FixedSizeListArray.from_arrays(pa.array(inputs.flatten().numpy()), inputs.shape[1])
+        return pl.ArrowDataset(pa.table({"x": flat})).loader(3, shuffle=True), inputs
+    data: Any = points(22) if kind == "in memory" else [(row, row) for row in inputs]
+    options: dict[str, Any] = {"num_workers": 2} if kind == "workers" else {}
+    return DataLoader(data, batch_size=3, shuffle=True, **options), inputs
+
+
+@pytest.mark.parametrize("kind", ["samples", "in memory", "workers", "arrow"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_logical_ranks_have_each_batch_written_down(kind: str, accumulate: int, tmp_path: Path) -> None:
+    """What each logical rank read, whichever process hosts it, through failures too."""
+    module = Reads()
+    data, inputs = rows_of(kind)
+    quiet_trainer(
+        strategy=pl.strategies.ElasticStrategy(logical_ranks=3), ledger=True, default_root_dir=tmp_path,
+        max_epochs=2, accumulate_grad_batches=accumulate,
+    ).fit(module, data)  # fmt: skip
+    written = ids_of(tmp_path)
+    assert all(torch.equal(inputs[ids], seen) for ids, seen in zip(written, module.seen, strict=True))
+    found = audit(tmp_path)
+    assert [(epoch.used, epoch.missing, epoch.doubled) for epoch in found.epochs] == [(22, 0, 0)] * 2
+    assert found.is_right and all(epoch.is_complete for epoch in found.epochs)
+
+
+def test_attempts_of_logical_ranks_are_one_run(tmp_path: Path) -> None:
+    """One that goes on from the middle of an epoch begins where the checkpoint was written."""
+    for at in (2, 5, None):
+        saver = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1)
+        callbacks = [saver] if at is None else [Dies(at), saver]
+        trainer = quiet_trainer(
+            *callbacks, max_epochs=3, ledger=True, default_root_dir=tmp_path, enable_checkpointing=True,
+            strategy=pl.strategies.ElasticStrategy(logical_ranks=3), resume="auto",
+        )  # fmt: skip
+        with pytest.raises(Stops) if at is not None else contextlib.nullcontext():
+            trainer.fit(Tiny(), loader(22, 3, shuffle=True))
+    found = audit(tmp_path)
+    assert len(found.attempts) == 3 and found.discarded == 2
+    assert [(epoch.used, epoch.missing, epoch.doubled) for epoch in found.epochs] == [(22, 0, 0)] * 3
 
 
 def test_another_run_in_the_same_place_is_another(tmp_path: Path) -> None:

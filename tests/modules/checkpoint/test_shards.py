@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from modules.checkpoint import CheckpointError, read
+from modules.checkpoint import CheckpointError, read, shards
 from modules.checkpoint.format import check
 from modules.checkpoint.shards import CONTENT, MANIFEST, Parts, describe, rank_file
 from orchestrator.checkpoint.writer import write
@@ -60,6 +60,24 @@ def test_parts_become_the_whole(tmp_path_factory: pytest.TempPathFactory, rows: 
     assert torch.equal(found["optimizer_states"][0]["state"][0]["exp_avg"], tensor * 2)
     assert torch.equal(found["state_dict"]["scale"], torch.ones(2))
     assert found["notes"] == ["a", ("b", None)]
+
+
+def test_tensors_can_be_put_together_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one reader needs them so, nothing is put together before it is asked for, or kept behind."""
+    made: list[int] = []
+    put_together = shards._put_together
+    monkeypatch.setattr(shards, "_put_together", lambda parts: (made.append(1), put_together(parts))[1])
+    content = {
+        "state_dict": {"weight": WEIGHT},
+        "optimizer_states": [{"state": {0: {"exp_avg": WEIGHT + 1, "step": torch.tensor(3.0)}}}],
+    }
+    folder = write_sharded(tmp_path / "x.ckpt", content, 3)
+    found = read(folder, later=frozenset({"optimizer_states"}))
+    assert len(made) == 1 and torch.equal(found["state_dict"]["weight"], WEIGHT)
+    entry = found["optimizer_states"][0]["state"][0]
+    assert isinstance(entry["exp_avg"], shards.Dealt) and entry["step"] == 3
+    first, second = entry["exp_avg"].whole(), entry["exp_avg"].whole()
+    assert torch.equal(first, WEIGHT + 1) and first.data_ptr() != second.data_ptr()
 
 
 def without_manifest(folder: Path) -> None:

@@ -193,3 +193,40 @@ def test_ranks_with_different_clocks_save_at_the_same_steps() -> None:
     assert saves[0] == saves[1]
     assert len(saves[0]) == 4
     assert len(looks[0]) < 100
+
+
+INTERVAL = timedelta(seconds=7)
+
+
+class Asked:
+    """Rank 0's answers, and how often another rank has asked for one."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[bool, int]] = []
+        self.asked = 0
+
+    def tell(self, value: tuple[bool, int]) -> tuple[bool, int]:
+        self.told.append(value)
+        return value
+
+    def ask(self, value: tuple[bool, int]) -> tuple[bool, int]:
+        self.asked += 1
+        return self.told[-1]
+
+
+@given(st.lists(st.floats(0.01, 5.0), min_size=1, max_size=60), st.integers(0, 59))
+def test_a_rank_that_comes_later_looks_at_the_clock_when_others_do(steps_s: list[float], comes: int) -> None:
+    """From another rank's state, whatever its own time: else one would ask, and nobody answer."""
+    now, link = [0.0], Asked()
+    first, other = Clock(INTERVAL, lambda: now[0]), Clock(INTERVAL, lambda: now[0] + 100.0)
+    first.start(0)
+    for step, taken_s in enumerate(steps_s, start=1):
+        if step - 1 == comes:
+            other.start(0)
+            other.load_state_dict(first.state_dict())
+            link = Asked()
+        now[0] += taken_s
+        due = first.is_up(step, link.tell)
+        if step > comes:
+            assert other.is_up(step, link.ask) == due
+            assert link.asked == len(link.told)
