@@ -43,6 +43,18 @@ if __name__ == "__main__":
     with open("behind", "a") as file:
         file.write("x")
 """
+# What a poisoned data set does to it: sample 13 has a target that is out of all proportion.
+POISONED = SCRIPT.replace("loader(20, shuffle=True)", "poisoned()").replace(
+    "if __name__",
+    """
+def poisoned():
+    data = loader(40).dataset
+    data.tensors[1][13] = 4e4
+    return torch.utils.data.DataLoader(data, batch_size=4, shuffle=True)
+
+
+if __name__""",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -50,10 +62,10 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
 
 
-def run_script(logger: str = "CSVLogger") -> Path:
+def run_script(logger: str = "CSVLogger", text: str = SCRIPT) -> Path:
     """Run the script; return the run's folder, whose record names it as Python would have."""
     script = Path("train.py").absolute()
-    script.write_text(SCRIPT.format(logger=logger))
+    script.write_text(text.replace("{logger}", logger))
     runpy.run_path(str(script), run_name="__main__")
     folder = Path("logs/lightning_logs/version_0").absolute()
     content = read_run(folder)
@@ -94,6 +106,36 @@ def test_a_difference_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "1 of 3 numbers differ, the first at step 7:" in said
     assert "loss: 9.5 recorded" in said
+
+
+def test_the_poisoned_sample_is_found(capsys: pytest.CaptureFixture[str]) -> None:
+    """By its number in the data set, though the order was shuffled; the run's folder is left as it was."""
+    folder = run_script(text=POISONED)
+    before = sorted(path.name for path in folder.rglob("*"))
+    capsys.readouterr()
+    assert main(["replay", str(folder), "--bisect"]) == 0
+    said = capsys.readouterr().out
+    assert "number 13 of the data set" in said and "To blame: sample " in said
+    assert sorted(path.name for path in folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "--step=N, or --bisect"),
+        (["--step=-1"], "--step=-1 is no step"),
+        (["--step=1", "--logical-rank=0"], "--logical-rank needs --bisect"),
+        (["--bisect", "--logical-rank=-2"], "--logical-rank=-2 is no logical-rank"),
+        (["--bisect"], "is other than finite, or jumps. Name the step"),
+    ],
+)
+def test_a_search_for_nothing_is_refused(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Options that do not go together, and a run in which all is well."""
+    Path("run.json").write_text(json.dumps({"format": 1, "calls": [], "code": {}}))
+    assert main(["replay", ".", *words]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_run_of_the_command_line_is_replayed(capsys: pytest.CaptureFixture[str]) -> None:
