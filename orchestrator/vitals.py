@@ -59,6 +59,12 @@ class Vitals:
         """Take every rank's part of a step."""
         self.slow = slowest(own_step_s)
 
+    def in_words(self) -> dict[str, str]:
+        """Return what the run's record says of slow ranks; nothing where there are none."""
+        return (
+            {} if self.slow is None else {"slow": f"rank {self.slow[0]} takes {self.slow[1]:.1f} x as long"}
+        )
+
     def of_training(self, batches: int) -> dict[str, Any]:
         """Return what a progress record says besides, after so many batches of the epoch."""
         feed = self._engine.feed

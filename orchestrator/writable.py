@@ -37,10 +37,11 @@ def _folders(trainer: Trainer) -> Iterator[tuple[str, str]]:
     root = trainer.settings.default_root_dir
     for logger in trainer.loggers:
         if isinstance(logger, VersionDirectoryLogger):
-            above = os.path.abspath(logger.root_dir)
-            inside = above == root or above.startswith(root.rstrip(os.sep) + os.sep)
-            kind = type(logger).__name__
-            yield above, "Trainer(default_root_dir=...)" if inside else f"{kind}(save_dir=...)"
+            is_default = os.path.abspath(logger.save_dir) == root
+            argument = (
+                "Trainer(default_root_dir=...)" if is_default else f"{type(logger).__name__}(save_dir=...)"
+            )
+            yield os.path.abspath(logger.root_dir), argument
     for callback in trainer.checkpoint_callbacks:
         folder = getattr(callback, "dirpath", None)
         if folder is None and not trainer.loggers:

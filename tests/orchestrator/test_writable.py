@@ -30,7 +30,7 @@ class Untouched(Tiny):
         ({"default_root_dir": "file", "enable_checkpointing": True}, r"Trainer\(default_root_dir=\.\.\.\)"),
         ({"logger": CSVLogger("file", version="a")}, r"CSVLogger\(save_dir=\.\.\.\)"),
         ({"logger": CSVLogger("file")}, r"save_dir"),
-        ({"callbacks": [ModelCheckpoint(dirpath="file/here")]}, r"ModelCheckpoint\(dirpath=\.\.\.\)"),
+        ({"dirpath": "file/here"}, r"ModelCheckpoint\(dirpath=\.\.\.\)"),
     ],
 )
 def test_a_place_that_cannot_be_is_refused_before_training(
@@ -39,9 +39,9 @@ def test_a_place_that_cannot_be_is_refused_before_training(
     """With the path, why, and the argument that says so."""
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("")
-    if "callbacks" in arguments:
-        arguments = {**arguments, "enable_checkpointing": True}
-    callbacks = arguments.pop("callbacks", [])
+    callbacks = []
+    if "dirpath" in arguments:
+        callbacks, arguments = [ModelCheckpoint(**arguments)], {"enable_checkpointing": True}
     with pytest.raises(
         pl.MisconfigurationError, match=rf"file.* cannot be written: .*Give another folder: .*{named}"
     ):
