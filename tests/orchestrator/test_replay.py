@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from orchestrator.cli import main
-from orchestrator.replay import compare, last_checkpoint
+from orchestrator.errors import MisconfigurationError
+from orchestrator.replay import bring_into_this_process, compare, last_checkpoint, refuse_sharding
 from orchestrator.run_files import read_run
+from tests.orchestrator.groups import group_trainer
 
 SCRIPT = """
 import torch
@@ -193,3 +195,20 @@ def test_numbers_are_compared_as_precisely_as_they_were_recorded() -> None:
     assert [(item.name, item.step, item.equal) for item in found] == [("loss", 3, True), ("loss", 4, True)]
     exact = compare(recorded, replayed, 3, 8, exact=True)
     assert [item.equal for item in exact] == [False, True]
+
+
+def test_logical_ranks_are_replayed_in_this_process() -> None:
+    """As many as the run had, also where that followed from its workers; other strategies stay where they
+    were."""
+    elastic = group_trainer(".", devices=3, strategy="elastic")
+    bring_into_this_process(elastic)
+    assert not elastic.plan.on_group and elastic.world_size == 3
+    others = group_trainer(".", devices=3)
+    bring_into_this_process(others)
+    assert others.plan.on_group and others.world_size == 3
+
+
+def test_single_samples_are_not_looked_for_where_weights_are_dealt() -> None:
+    """No rank could run the module by itself."""
+    with pytest.raises(MisconfigurationError, match=r"'fsdp'.*Replay the run without --bisect"):
+        refuse_sharding(group_trainer(".", strategy="fsdp"))
