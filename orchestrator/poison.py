@@ -176,16 +176,16 @@ class Probe(Callback):
     Args:
         known: Losses of the steps before the stretch.
         first: The first step that is judged, as loggers count it.
-        only: The one step that is judged; the sample that weighs most is named even if its loss is not
-            bad, where there is one rank. None judges all steps.
+        named: The step that was asked for: if none before it is bad, the sample of it that weighs most is
+            found though its loss may not be bad, where there is one rank. None asks for none.
         rank: The rank whose batches are judged; None for all.
     """
 
     def __init__(
-        self, known: Sequence[float] = (), first: int = 0, only: int | None = None, rank: int | None = None
+        self, known: Sequence[float] = (), first: int = 0, named: int | None = None, rank: int | None = None
     ) -> None:
         self._known = list(known)
-        self._first, self._only, self._rank = first, only, rank
+        self._first, self._named, self._rank = first, named, rank
         self._losses: dict[int, list[float]] = {}
         self._window: list[_Ran] = []
         self._own: Callable[..., Any] | None = None
@@ -216,7 +216,7 @@ class Probe(Callback):
         ran = _Ran(arguments, trainer.state.epoch_batches, before, rank, value)
         losses = self._losses.setdefault(rank, list(self._known))
         if self._judges(trainer, rank):
-            asked_for = self._only is not None and trainer.world_size == 1
+            asked_for = trainer.state.windows == self._named and trainer.world_size == 1
             if asked_for or jumps(value, losses):
                 raise PoisonFound(self._blame_loss(trainer, module, ran, losses))
         losses.append(value)
@@ -249,10 +249,7 @@ class Probe(Callback):
                 raise PoisonFound(self._finding("gradients", trainer, pl_module, ran, losses, found))
 
     def _judges(self, trainer: Trainer, rank: int) -> bool:
-        step = trainer.state.windows
-        if self._rank not in (None, rank):
-            return False
-        return step >= self._first if self._only is None else step == self._only
+        return trainer.state.windows >= self._first and self._rank in (None, rank)
 
     def _blame_loss(
         self, trainer: Trainer, module: LightningModule, ran: _Ran, losses: Sequence[float]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import statistics
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from orchestrator.replay import FitIsOver, Rows, changed_fit, last_checkpoint, s
 from orchestrator.report.curves import Curve, read_curves
 from orchestrator.run_files import read_run
 
+_FEW = 10
 _LOG_EVERY = 50
 """Trainer(log_every_n_steps=...) where the record says nothing of it: the default."""
 
@@ -68,7 +70,7 @@ def search(folder: Path, step: int | None = None, rank: int | None = None) -> Se
 
     Args:
         folder: The run's.
-        step: The step to look at, as loggers count it; None finds it.
+        step: The step to look up to, as loggers count it; None finds it.
         rank: The rank, or logical rank, whose batches are looked at; None for all.
 
     Raises:
@@ -81,14 +83,15 @@ def search(folder: Path, step: int | None = None, rank: int | None = None) -> Se
     suspect = find_suspect(curves) if step is None else None
     if step is None and suspect is None:
         raise MisconfigurationError(
-            f"No loss that {folder} has logged is other than finite, or jumps. Name the step: --step=N."
+            f"No loss that {folder} has logged is other than finite, or jumps. Name a step up to which to "
+            "look on every rank: --step=N."
         )
     last = suspect.step if suspect is not None else step or 0
     first = last if suspect is None else max(0, last - every + 1)
     path, first_step = last_checkpoint(folder, first)
     name = suspect.name if suspect is not None else next(iter(_losses(curves)), "")
     known = [value for at, value in curves.get(name, []) if at < first_step][-LOOKS_BACK:]
-    probe = Probe(known, first=first_step, only=step, rank=rank)
+    probe = Probe(known, first=first_step, named=step, rank=rank)
     finding: Finding | None = None
     samples: tuple[int, ...] = ()
     with tempfile.TemporaryDirectory(prefix="replay-") as scratch:
@@ -125,12 +128,19 @@ def find_suspect(curves: Mapping[str, Curve]) -> Suspect | None:
     ]
     if broken:
         return min(broken, key=lambda item: item.step)
+    return _farthest(losses, after=0) or _farthest(losses, after=_FEW)  # at first, what came after is usual
+
+
+def _farthest(losses: Mapping[str, Curve], after: int) -> Suspect | None:
+    """Return the number that jumps farthest beside those before it and, where few are, so many after."""
     farthest: tuple[float, Suspect | None] = (0.0, None)
     for name, curve in losses.items():
         for place, (step, value) in enumerate(curve):
-            before = [item for _, item in curve[max(0, place - LOOKS_BACK) : place]]
-            if jumps(value, before):
-                distance = value / max(1e-12, abs(sorted(before)[len(before) // 2]))
+            others = [item for _, item in curve[max(0, place - LOOKS_BACK) : place]]
+            if len(others) < _FEW:
+                others += [item for _, item in curve[place + 1 : place + 1 + after]]
+            if jumps(value, others):
+                distance = value / max(1e-12, abs(statistics.median(others)))
                 if distance > farthest[0]:
                     farthest = distance, Suspect(name=name, step=step, value=value)
     return farthest[1]

@@ -70,6 +70,8 @@ def test_the_first_loss_that_is_not_finite_is_suspected() -> None:
     assert found is not None and (found.name, found.step) == ("loss", 10)
     found = find_suspect({"train_loss": [*smooth, (9, 50.0), (10, 3.0)]})
     assert found is not None and (found.step, found.value) == (9, 50.0)
+    early = find_suspect({"loss": [(0, 1.0), (1, 80.0), *[(step + 2, value) for step, value in smooth]]})
+    assert early is not None and early.step == 1
     assert find_suspect({"loss": smooth, "lr": [(0, math.nan)]}) is None
 
 
@@ -145,7 +147,7 @@ def test_training_that_is_well_is_left_alone() -> None:
 
 def test_a_step_that_is_named_shows_its_heaviest_sample() -> None:
     """Also where its loss is none to worry about."""
-    trainer = quiet_trainer(Probe(only=2), max_epochs=1)
+    trainer = quiet_trainer(Probe(named=2), max_epochs=1)
     with pytest.raises(PoisonFound) as caught:
         trainer.fit(Poisoned(), poisoned_loader({19: 60.0}))
     assert (caught.value.finding.step, caught.value.finding.samples) == (2, (3,))

@@ -128,7 +128,7 @@ def test_the_poisoned_sample_is_found(capsys: pytest.CaptureFixture[str]) -> Non
         (["--step=-1"], "--step=-1 is no step"),
         (["--step=1", "--logical-rank=0"], "--logical-rank needs --bisect"),
         (["--bisect", "--logical-rank=-2"], "--logical-rank=-2 is no logical-rank"),
-        (["--bisect"], "is other than finite, or jumps. Name the step"),
+        (["--bisect"], "is other than finite, or jumps. Name a step"),
     ],
 )
 def test_a_search_for_nothing_is_refused(
