@@ -37,6 +37,7 @@ INVITATION = "invitation"
 OnEvent = Callable[[int, object], None]
 OnAsk = Callable[[int, object], object]
 OnOutput = Callable[[str, str], None]
+OnRankOutput = Callable[[int, str, str], None]
 OnRecovered = Callable[[Recovered], None]
 
 
@@ -47,6 +48,7 @@ class Listeners:
     on_event: OnEvent | None = None
     on_ask: OnAsk | None = None
     on_output: OnOutput | None = None
+    on_rank_output: OnRankOutput | None = None
     on_recovered: OnRecovered | None = None
 
 
@@ -165,7 +167,9 @@ class Dispatch:
 
     def _begin(self, rank: int, payload: Any) -> None:
         self._acknowledged[rank] = -1
-        self._runs[self._members.actors[rank].run.remote(self._run, payload, self._recovers)] = rank
+        tells_all = self._listeners.on_rank_output is not None
+        actor = self._members.actors[rank]
+        self._runs[actor.run.remote(self._run, payload, self._recovers, tells_all)] = rank
         self._poll(rank)
 
     def _wait(self, deadline: float | None) -> None:
@@ -329,12 +333,22 @@ class Dispatch:
             )
             lane = self._members.actors[rank].answer.options(concurrency_group="signal")
             lane.remote(self._run, item.number, answer)
-        elif self._listeners.on_output is not None:
-            self._listeners.on_output(item.kind, str(item.data))
         else:
-            stream = sys.stderr if item.kind == "stderr" else sys.stdout
-            stream.write(str(item.data))
-            stream.flush()
+            self._tell_output(rank, item.kind, str(item.data))
+
+    def _tell_output(self, rank: int, stream: str, text: str) -> None:
+        """Pass on what a rank has printed: rank 0's is shown."""
+        listeners = self._listeners
+        if listeners.on_rank_output is not None:
+            listeners.on_rank_output(rank, stream, text)
+        if rank:
+            return
+        if listeners.on_output is not None:
+            listeners.on_output(stream, text)
+        else:
+            target = sys.stderr if stream == "stderr" else sys.stdout
+            target.write(text)
+            target.flush()
 
     def _drain(self) -> None:
         """Take what has arrived: other failures, the last words of the ranks that failed, and what the others

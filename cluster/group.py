@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from cluster import actors, preemption
-from cluster.dispatch import Dispatch, Listeners, OnAsk, OnEvent, OnOutput, OnRecovered
+from cluster.dispatch import Dispatch, Listeners, OnAsk, OnEvent, OnOutput, OnRankOutput, OnRecovered
 from cluster.errors import GroupError, RunLost, StartError
 from cluster.failure import explain_death
 from cluster.preemption import DrainWatch, Notice, OnNotice
@@ -108,6 +108,7 @@ class WorkerGroup:
         on_event: OnEvent | None = None,
         on_ask: OnAsk | None = None,
         on_output: OnOutput | None = None,
+        on_rank_output: OnRankOutput | None = None,
         on_recovered: OnRecovered | None = None,
         on_notice: OnNotice | None = None,
         recovery: RecoveryPolicy | None = None,
@@ -124,6 +125,8 @@ class WorkerGroup:
             on_ask: called with (rank, question); what it returns is the answer.
             on_output: called with ("stdout" or "stderr", text) as rank 0 prints. None: written to this
                 process's streams.
+            on_rank_output: called with (rank, "stdout" or "stderr", text) as any rank prints. None: other
+                ranks' text stays in Ray's log files.
             on_recovered: called after lost workers were replaced.
             on_notice: called, from any thread, with each `Notice` that workers must go: Ray drains their
                 node, or they got a SIGTERM and heed it. The loss of such a worker is no failure that counts.
@@ -160,7 +163,11 @@ class WorkerGroup:
             on_event = preemption.sorted_out(on_event, noticed)
             watch = DrainWatch(lambda: self.workers, noticed)
         listeners = Listeners(
-            on_event=on_event, on_ask=on_ask, on_output=on_output, on_recovered=on_recovered
+            on_event=on_event,
+            on_ask=on_ask,
+            on_output=on_output,
+            on_rank_output=on_rank_output,
+            on_recovered=on_recovered,
         )
         try:
             self._roster.deliver()

@@ -280,7 +280,8 @@ def _start_local() -> _Session:
         if isinstance(error, Exception):
             raise SessionError(
                 f"Ray did not start on this machine: {_first_line(error)}. "
-                "Check free memory and disk space, and whether a firewall blocks 127.0.0.1."
+                f"Check the load ({os.getloadavg()[0]:.0f} on {os.cpu_count()} CPUs), free memory and disk "
+                "space, and whether a firewall blocks 127.0.0.1."
             ) from error
         raise
     return _Session(started=True, directory=directory, environ=_keep_rays(before))

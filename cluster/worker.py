@@ -183,13 +183,14 @@ class Worker:
         """Free the callable from the present process group, and let it join no other."""
         self._member().give_up()
 
-    def run(self, run: int, payload: Parcel, recovers: bool) -> Success | Failure:
+    def run(self, run: int, payload: Parcel, recovers: bool, tells_all: bool = False) -> Success | Failure:
         """Run one callable.
 
         Args:
             run: the number of this run.
             payload: the pickled (callable, arguments).
             recovers: the callable may rejoin after the loss of a peer.
+            tells_all: what is printed goes to the driver from every rank, not from rank 0 only.
         """
         info, tail = self._known().info, Tail()
         mailbox, signals = self._open(run)
@@ -200,7 +201,7 @@ class Worker:
             self._member().snapshots.forget()
         self._thread_id, self._context = threading.get_ident(), context
         self._native_id = threading.get_native_id()
-        forward = mailbox.write if info.rank == 0 else None
+        forward = mailbox.write if info.rank == 0 or tells_all else None
         try:
             with captured(tail, forward), restored(self._known().threads):
                 try:

@@ -61,6 +61,7 @@ from orchestrator.telling import Telling
 from orchestrator.torch_modes import torch_modes
 from orchestrator.transfer import build_transfer
 from orchestrator.validation_schedule import ValidationClock
+from orchestrator.vitals import Vitals
 
 if TYPE_CHECKING:
     from orchestrator.requeue import Requeue
@@ -96,6 +97,7 @@ class Engine:
         untold: A checkpoint was written since the driver last heard where this run stands.
         account: Where this rank's time goes.
         telling: Tells the driver what belongs into the run's record.
+        vitals: How the run is doing, for the display.
     """
 
     progress_interval_s = 0.2
@@ -105,6 +107,7 @@ class Engine:
     ) -> None:
         self.account = Account()
         self.telling = Telling(self)
+        self.vitals = Vitals(self)
         self.trainer = trainer
         self.job = job
         self.settings = trainer.settings
@@ -499,6 +502,7 @@ class Engine:
                 metrics=self._metrics_to_show(),
                 step=self.state.global_step,
                 done=done,
+                **(self.vitals.of_training(batch) if stage == "train" else {}),
             )
         )
 

@@ -452,7 +452,9 @@ class TrainingLoop:
         slots.clear()
         slots.table = slots.batch = None
         batches, samples = self.feed.totals(state.epoch_batches)
-        engine.telling.note("epoch", metrics=True, batches=batches, samples=samples)
+        engine.telling.note(
+            "epoch", metrics=True, batches=batches, samples=samples, **engine.vitals.in_words()
+        )
         state.end_epoch(batches, samples)
         if engine.untold:
             engine.tell_standing()

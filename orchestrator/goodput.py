@@ -75,6 +75,16 @@ class Account:
         """Seconds since the account was opened."""
         return self._now_s() - self._began
 
+    @property
+    def trained_s(self) -> float:
+        """Seconds of training so far; asked while training."""
+        return self._trained_s()
+
+    @property
+    def data_share(self) -> float | None:
+        """The share of training in which a batch is waited for, as sampled; None before the first sample."""
+        return min(1.0, self._waited_s / self._watched_s) if self._watched_s > 0 else None
+
     def switch(self, phase: str) -> str:
         """Begin a phase, and return the one that has ended."""
         now = self._now_s()

@@ -27,6 +27,7 @@ from orchestrator.place import Place
 from orchestrator.plan import Plan
 from orchestrator.preemption import GroupDesk, desk_in_process, run_heeding
 from orchestrator.progress import ProgressRecord
+from orchestrator.rank_logs import RankLogs
 from orchestrator.requeue import find_requeue, on_signal
 from orchestrator.run_event import RunEvent
 from orchestrator.stops import AgreedStop
@@ -84,6 +85,9 @@ def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None)
 
     standing: list[Standing] = []
 
+    recovered_so_far = 0
+    logs = RankLogs(lambda: None if trainer.record is None else trainer.record.folder, job.fn)
+
     def on_event(rank: int, event: object) -> None:
         if isinstance(event, Standing):
             standing.append(event)
@@ -91,7 +95,7 @@ def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None)
         elif not isinstance(event, ProgressRecord):
             hear(event)
         elif show is not None:
-            show(event)
+            show(replace(event, recovered=recovered_so_far))
 
     hear = _hearing(trainer)
     settings = trainer.settings
@@ -101,6 +105,9 @@ def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None)
         policy.max_workers = settings.strategy_spec.max_workers
 
     def on_recovered(recovered: Recovered) -> None:
+        nonlocal recovered_so_far
+        recovered_so_far += len(recovered.causes)
+        logs.begin(worker for worker in group.workers if worker.rank in recovered.ranks)
         _say(recovered.describe())
         if trainer.record is not None:
             trainer.record.note("recovery", text=recovered.describe(), ranks=recovered.ranks)
@@ -115,6 +122,8 @@ def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None)
             if job.fn == "fit":
                 desk = GroupDesk(group, trainer.preemption_notice, group.hand_over)
                 open_desk.enter_context(desk.open())
+            open_desk.callback(logs.close)
+            logs.begin(group.workers)
             while True:
                 try:
                     outcomes = group.run(
@@ -125,6 +134,7 @@ def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None)
                         state,
                         show is not None,
                         on_event=on_event,
+                        on_rank_output=logs.take,
                         on_ask=None if trial is None else lambda rank, question: trial.answer(question),
                         on_recovered=on_recovered,
                         on_notice=None if desk is None else desk.take,

@@ -40,6 +40,13 @@ class ProgressRecord:
         metrics: What to show beside it: numbers, or words.
         step: Optimizer steps so far.
         done: Whether the stage has ended; for training, the epoch with its validation.
+        samples: Samples in these batches, over all ranks; None where nobody knows.
+        waits: The share of training time in which rank 0 waits for data; None where it is not known.
+        mfu_a_sample: Of what all devices can do in a second, the share that one sample takes; None where it
+            is not known.
+        slow: The slowest rank, and how many times longer its own part of a step takes than the others'; None
+            where there is none that stands out.
+        recovered: Lost workers without which, or with whose replacements, the run has gone on.
     """
 
     stage: str
@@ -50,6 +57,11 @@ class ProgressRecord:
     metrics: dict[str, float | str] = field(default_factory=dict)
     step: int = 0
     done: bool = False
+    samples: int | None = None
+    waits: float | None = None
+    mfu_a_sample: float | None = None
+    slow: tuple[int, float] | None = None
+    recovered: int = 0
 
 
 class Display(Protocol):
@@ -258,6 +270,46 @@ def speed(rate: float) -> str:
     return f"{rate:.1f} it/s" if rate >= 1 else f"{1 / rate:.1f} s/it"
 
 
+def samples_a_second(record: ProgressRecord, rate: float) -> float | None:
+    """Return the samples of all ranks in a second at `rate` batches a second, or None where nobody knows.
+
+    >>> samples_a_second(ProgressRecord(stage="train", epoch=0, batch=4, samples=256), 2.5)
+    160.0
+    """
+    if not (record.samples and record.batch and rate > 0):
+        return None
+    return rate * record.samples / record.batch
+
+
+def flow(record: ProgressRecord, rate: float) -> str:
+    """Return samples a second, and of what the devices can do the share that is used, where known.
+
+    >>> flow(ProgressRecord(stage="train", epoch=0, batch=4, samples=256, mfu_a_sample=0.0025), 2.5)
+    '160 samples/s, MFU 40%'
+    """
+    samples = samples_a_second(record, rate)
+    if samples is None:
+        return ""
+    told = f"{samples:,.0f} samples/s" if samples >= 10 else f"{samples:.2g} samples/s"
+    return told if record.mfu_a_sample is None else f"{told}, MFU {samples * record.mfu_a_sample:.0%}"
+
+
+def troubles(record: ProgressRecord) -> str:
+    """Return what keeps the run from being quicker, and what has befallen it; "" where nothing has.
+
+    >>> troubles(ProgressRecord(stage="train", epoch=0, batch=4, waits=0.31, slow=(1, 1.84), recovered=1))
+    'waits for data 31%, rank 1 takes 1.8 x as long, 1 worker lost and made good'
+    """
+    parts = []
+    if record.waits is not None and record.waits >= 0.05:
+        parts.append(f"waits for data {record.waits:.0%}")
+    if record.slow is not None:
+        parts.append(f"rank {record.slow[0]} takes {record.slow[1]:.1f} x as long")
+    if record.recovered:
+        parts.append(f"{record.recovered} worker{'s' if record.recovered > 1 else ''} lost and made good")
+    return ", ".join(parts)
+
+
 def as_shown(value: object) -> float | str:
     """Return a metric as a plain value: a number stays one, of a tensor its number is taken, else its text.
 
@@ -340,7 +392,9 @@ def _line(record: ProgressRecord, pace: Pace, now_s: float, titles: Mapping[str,
     parts = [
         f"{count(record)} batches{taken}",
         speed(pace.rate),
+        flow(record, pace.rate),
         f"{duration(left)} left" if left is not None else "",
         numbers(record.metrics),
+        troubles(record),
     ]
     return f"{title(record, titles)}: {', '.join(part for part in parts if part)}"

@@ -19,9 +19,21 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.callbacks.rich_progress_bar import RichProgressBarTheme
-from orchestrator.progress import Pace, Paces, ProgressRecord, count, duration, numbers, speed, title
+from orchestrator.progress import (
+    Pace,
+    Paces,
+    ProgressRecord,
+    count,
+    duration,
+    flow,
+    numbers,
+    speed,
+    title,
+    troubles,
+)
 
 _BAR_WIDTH = 24
+_TROUBLE = "yellow"
 _ROOM_FOR_BAR = 60  # columns; on a narrower terminal the numbers are worth more
 
 
@@ -131,7 +143,12 @@ class LiveBars:
             )
             words = title(record, self._titles)
             shown = numbers(record.metrics, theme.metrics_format, theme.metrics_text_delimiter)
-            pieces = [(speed(pace.rate), theme.processing_speed), (shown, theme.metrics)]
+            pieces = [
+                (speed(pace.rate), theme.processing_speed),
+                (troubles(record), _TROUBLE),
+                (shown, theme.metrics),
+                (flow(record, pace.rate), theme.processing_speed),
+            ]
             cells: list[RenderableType] = [
                 Text(f"  {words}" if inner else words, theme.description),
                 *([bar] if wide else []),

@@ -3,9 +3,9 @@
 The run's own program is started again, its script or the configuration of the command line, up to its first
 ``fit``. That one is changed in four ways: it begins at the checkpoint, ends behind the step that is asked
 for, writes its numbers into memory and everything else into a temporary folder. The program's lines behind
-it do not run. It runs on as many ranks as the run did. Where training is deterministic the numbers are equal
-to the last digit; TensorBoard's files hold 32-bit numbers, so these are compared as such. The run's files
-are only read.
+it do not run. It runs on as many ranks as the run did, but under ``strategy="elastic"``, whose numbers do not
+depend on that, in this process. Where training is deterministic the numbers are equal to the last digit;
+TensorBoard's files hold 32-bit numbers, so these are compared as such. The run's files are only read.
 
 It fails with `MisconfigurationError` where the run cannot be started again: no record, no script, a program
 that never calls fit.
@@ -27,10 +27,13 @@ from typing import Any, cast
 
 from modules.checkpoint import CheckpointError, read
 from orchestrator.arguments import saves_checkpoints
+from orchestrator.callbacks.callback import Callback
 from orchestrator.errors import MisconfigurationError
 from orchestrator.loggers.logger import Logger
+from orchestrator.logical_ranks import logical_ranks_of
 from orchestrator.report.curves import read_curves
 from orchestrator.run_files import read_run
+from orchestrator.strategies.specs import ElasticStrategy
 from orchestrator.trainer import Trainer
 from orchestrator.trainer_calls import TrainerCalls
 
@@ -96,7 +99,7 @@ class Replayed:
     found: tuple[Comparison, ...]
 
 
-class _FitIsOver(BaseException):
+class FitIsOver(BaseException):
     """Leaves the run's program behind its fit."""
 
 
@@ -116,10 +119,10 @@ def replay(folder: Path, step: int) -> Replayed:
     rows = Rows()
     with (
         tempfile.TemporaryDirectory(prefix="replay-") as scratch,
-        _changed_fit(rows, path, step, scratch),
-        contextlib.suppress(_FitIsOver),
+        changed_fit(rows, path, step, scratch),
+        contextlib.suppress(FitIsOver),
     ):
-        _start(folder, content)
+        start_again(folder, content)
         raise MisconfigurationError(f"The program of {folder} has ended without a call of fit.")
     recorded = {name: dict(curve) for name, curve in read_curves(folder).items()}
     exact = (folder / "metrics.csv").is_file()
@@ -177,7 +180,32 @@ def _single(value: float) -> float:
 # ---------------------------------------------------------------- the program, again
 
 
-def _start(folder: Path, content: dict[str, Any]) -> None:
+def bring_into_this_process(trainer: Trainer) -> None:
+    """Let a trainer run all logical ranks here, if it has such; of others nothing is changed."""
+    settings, spec = trainer.settings, trainer.settings.strategy_spec
+    if not isinstance(spec, ElasticStrategy) or trainer.plan.launched is not None:
+        return
+    ranks = logical_ranks_of(settings, trainer.plan.num_workers)
+    spec = replace(spec, logical_ranks=ranks, min_workers=1, max_workers=None)
+    trainer.settings = replace(settings, devices=1, num_nodes=1, spares=0, strategy_spec=spec)
+    trainer._scaling_config = trainer._placement_group = None
+    trainer.plan = trainer._make_plan(None)
+
+
+def refuse_sharding(trainer: Trainer) -> None:
+    """Refuse to look at single samples where no rank has whole weights.
+
+    Raises:
+        MisconfigurationError: The weights are dealt to the ranks.
+    """
+    if trainer.settings.strategy in ("fsdp", "deepspeed"):
+        raise MisconfigurationError(
+            f"Trainer(strategy={trainer.settings.strategy!r}) deals weights to ranks, so no rank can try "
+            "parts of its batch alone. Replay the run without --bisect."
+        )
+
+
+def start_again(folder: Path, content: dict[str, Any]) -> None:
     """Start the run's program as it was started."""
     config = folder / "config.yaml"
     if config.is_file():
@@ -212,20 +240,41 @@ def _as_program(script: str, arguments: list[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _changed_fit(rows: Rows, ckpt_path: str | None, step: int, scratch: str) -> Iterator[None]:
-    """Make every call of a trainer, for a block, the replay: fit of the stretch, and nothing behind it."""
+def changed_fit(
+    rows: Rows, ckpt_path: str | None, step: int, scratch: str, probe: Callback | None = None
+) -> Iterator[None]:
+    """Make every call of a trainer, for a block, the replay: fit of the stretch, and nothing behind it.
+
+    Args:
+        rows: Gets what is logged.
+        ckpt_path: Where to begin; None for the beginning.
+        step: The last step.
+        scratch: The folder for everything that is written.
+        probe: Looks on; then a ledger is kept too.
+    """
     own_call = TrainerCalls._call
 
     def call(self: TrainerCalls, fn: str, model: Any, datamodule: Any, *_: Any, **loaders: Any) -> Any:
         if fn != "fit":
             raise MisconfigurationError(f"The run's program calls {fn} before fit, which cannot be replayed.")
         trainer = cast(Trainer, self)
-        trainer.settings = replace(trainer.settings, max_steps=step + 1, default_root_dir=scratch)
+        trainer.settings = replace(
+            trainer.settings,
+            max_steps=step + 1,
+            default_root_dir=scratch,
+            resume=None,
+            ledger=probe is not None,
+        )
         trainer.loggers = [rows]
         trainer.callbacks = [item for item in trainer.callbacks if not saves_checkpoints(item)]
+        if probe is not None:
+            refuse_sharding(trainer)
+            trainer.callbacks.append(probe)
+            trainer.settings = replace(trainer.settings, compile=None)
+        bring_into_this_process(trainer)
         own_call(trainer, "fit", model, datamodule, ckpt_path, None, **loaders)
         rows.values = cast(Rows, trainer.loggers[0]).values
-        raise _FitIsOver
+        raise FitIsOver
 
     TrainerCalls._call = call  # type: ignore[method-assign]
     try:

@@ -53,13 +53,15 @@ class Reporting:
             clock = engine.validation_clock
             is_up = clock is not None and clock.is_up()
 
-            def own() -> tuple[list[Record], list[dict[str, Any]], list[float], bool, bool]:
+            def own() -> tuple[list[Record], list[dict[str, Any]], list[float], bool, bool, float]:
                 named, losses = self._read_steps(outputs)
                 records = [slot.step_record(value) for slot, value in named]
-                return records, slots.announce(), losses, bool(engine.trainer.should_stop), is_up
+                stops, own_step_s = bool(engine.trainer.should_stop), engine.vitals.own_step_s()
+                return records, slots.announce(), losses, stops, is_up, own_step_s
 
             gathered = slots.gather(engine.strategy, own)
-            engine.take_agreement([stop for _, _, _, stop, _ in gathered])
+            engine.take_agreement([stop for _, _, _, stop, *_ in gathered])
+            engine.vitals.compare([own_step_s for *_, own_step_s in gathered])
             if clock is not None:
                 clock.agreed = gathered[0][4]
             for _, descriptions, *_ in gathered:

@@ -61,6 +61,11 @@ class RunRecord:
         if trainer.plan.launched is None and all(isinstance(item, Logger) for item in trainer.loggers):
             self._open()  # else another's logger, which wants an empty folder, comes first
 
+    @property
+    def folder(self) -> Path | None:
+        """Where the record is; None where there is none, or none yet."""
+        return self._folder
+
     # ---------------------------------------------------------------- what happens
 
     def take(self, event: RunEvent) -> None:

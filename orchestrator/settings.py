@@ -121,6 +121,8 @@ class Settings:
         if values["min_steps"] is not None and values["min_epochs"] is None:
             values["min_epochs"] = 1  # Lightning's: who asks for steps gets a whole epoch
         values["max_time"] = parse_duration("Trainer(max_time=", values["max_time"])
+        for kind in ("epochs", "steps"):
+            _check_least(kind, given[f"min_{kind}"], values[f"max_{kind}"])
         for name in _LIMITS:
             values[name] = _limit(name, values[name])
         values["overfit_batches"] = _limit("overfit_batches", values["overfit_batches"]) or 0.0
@@ -222,6 +224,14 @@ def _whole(name: str, value: Any, least: int, optional: bool) -> int | None:
             f"{least}{' or None' if optional else ''}."
         )
     return value
+
+
+def _check_least(kind: str, least: int | None, most: int | None) -> None:
+    if least is not None and most not in (None, -1) and least > most:
+        raise MisconfigurationError(
+            f"Trainer(min_{kind}={least}, max_{kind}={most}): training cannot be longer than its end. Use "
+            f"min_{kind} of at most {most}, or a greater max_{kind}."
+        )
 
 
 def _limit(name: str, value: Any) -> int | float | None:

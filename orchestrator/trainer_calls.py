@@ -33,6 +33,7 @@ from orchestrator.saving import LastFit
 from orchestrator.stops import AgreedStop, Interrupted
 from orchestrator.sweep.stopped import TrialStopped
 from orchestrator.trainer_view import TrainerView
+from orchestrator.writable import refuse_unwritable
 
 if TYPE_CHECKING:
     from cluster.spec import GroupSpec
@@ -108,6 +109,8 @@ class TrainerCalls(TrainerView):
         self._module, self._datamodule = job.module, job.datamodule
         self.callbacks = with_module_callbacks(self.callbacks, job.module)
         self.should_stop = False
+        if fn == "fit":
+            refuse_unwritable(cast("Trainer", self))
         self._enter_trial()
         if self.plan.launched is None:
             for logger in self.loggers:

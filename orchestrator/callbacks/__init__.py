@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.callbacks.gradient_accumulation_scheduler import (
         GradientAccumulationScheduler as GradientAccumulationScheduler,
     )
+    from orchestrator.callbacks.gradient_hash import GradientHash as GradientHash
     from orchestrator.callbacks.lambda_callback import LambdaCallback as LambdaCallback
     from orchestrator.callbacks.learning_rate_monitor import LearningRateMonitor as LearningRateMonitor
     from orchestrator.callbacks.lr_finder import LearningRateFinder as LearningRateFinder
@@ -55,6 +56,7 @@ _FILES = {
     "EarlyStopping": "early_stopping",
     "EarlyStoppingReason": "early_stopping",
     "GradientAccumulationScheduler": "gradient_accumulation_scheduler",
+    "GradientHash": "gradient_hash",
     "LambdaCallback": "lambda_callback",
     "LearningRateFinder": "lr_finder",
     "LearningRateMonitor": "learning_rate_monitor",

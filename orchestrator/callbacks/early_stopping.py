@@ -153,7 +153,7 @@ class EarlyStopping(Callback):
             return
         metrics = trainer.callback_metrics
         if self.monitor not in metrics:
-            self._report_missing(sorted(metrics))
+            self._report_missing(sorted(metrics), validated=bool(trainer.num_val_batches))
             return
         reason, message = self._judge(torch.as_tensor(metrics[self.monitor]).detach().squeeze())
         if reason is not EarlyStoppingReason.NOT_STOPPED:
@@ -200,9 +200,14 @@ class EarlyStopping(Callback):
     def _is_better(self, value: float, than: float) -> bool:
         return value < than if self.mode == "min" else value > than
 
-    def _report_missing(self, logged: list[str]) -> None:
+    def _report_missing(self, logged: list[str], *, validated: bool) -> None:
+        none = (
+            ""
+            if validated
+            else " There was no validation: fit has no validation data, or no validation_step."
+        )
         text = (
-            f"EarlyStopping(monitor={self.monitor!r}) found no such metric: logged are {logged}."
+            f"EarlyStopping(monitor={self.monitor!r}) found no such metric: logged are {logged}.{none}"
             f"{suggest(self.monitor, logged)} Log it by self.log({self.monitor!r}, value), monitor one of "
             "these, or write strict=False to wait for it."
         )

@@ -1,5 +1,5 @@
-"""The types of ``--model`` and ``--data`` where the command line names the class: ours, or an installed
-Lightning's.
+"""The types of ``--model``, ``--data`` and callbacks where the command line names the class: ours, or an
+installed Lightning's.
 
 Whether a class is Lightning's is seen from its bases, so Lightning is imported only by a user's own class.
 """
@@ -11,6 +11,7 @@ from typing import Any
 from modules.datamodule import LightningDataModule
 from modules.module import LightningModule
 from orchestrator import foreign
+from orchestrator.callbacks.callback import Callback
 
 
 class _Kind(type):
@@ -35,3 +36,4 @@ def _kind(ours: type) -> type:
 
 ANY_MODULE = _kind(LightningModule)
 ANY_DATAMODULE = _kind(LightningDataModule)
+ANY_CALLBACK = _kind(Callback)

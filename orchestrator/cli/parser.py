@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from orchestrator.callbacks.callback import Callback
 from orchestrator.cli import refusals
-from orchestrator.cli.any_kind import ANY_DATAMODULE, ANY_MODULE
+from orchestrator.cli.any_kind import ANY_CALLBACK, ANY_DATAMODULE, ANY_MODULE
 from orchestrator.cli.optimizer_arguments import LR_SCHEDULERS
 from orchestrator.errors import MisconfigurationError
 from orchestrator.trainer import Trainer
@@ -87,7 +87,15 @@ class LightningArgumentParser(ArgumentParser):
             sub_configs=True,
             skip={"placement_group"} if is_trainer else None,  # made by a program, not written
         )
+        if is_trainer:
+            self._take_any_callback(f"{nested_key}.callbacks")
         return list(added)
+
+    def _take_any_callback(self, name: str) -> None:
+        """Let an argument take Lightning's callbacks beside ours, as the Trainer itself does."""
+        for action in self._actions:
+            if action.dest == name and hasattr(action, "_typehint"):
+                action._typehint = ANY_CALLBACK | list[ANY_CALLBACK] | None  # type: ignore[valid-type]
 
     def add_optimizer_args(
         self,

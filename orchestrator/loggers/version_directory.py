@@ -2,8 +2,8 @@
 
 The number of a run is one more than the highest there is, and it is taken by making the directory: the file
 system lets only one of several runs do that, so runs that start at the same moment get different numbers. A
-version that the user gives is used as it is, and its directory may exist. It fails with the operating
-system's error where the directory cannot be made.
+version that the user gives is used as it is, and its directory may exist. Where the directory cannot be made,
+that is a `MisconfigurationError`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,21 @@ def next_version(entries: Iterable[str]) -> int:
 
 
 def claim_version(root_dir: str) -> int:
-    """Make the next free ``version_N`` directory in `root_dir` and return N. No other process gets the same
-    N."""
+    """Make the next free ``version_N`` directory in `root_dir` and return N, which no other process gets.
+
+    Raises:
+        MisconfigurationError: It cannot be made.
+    """
+    try:
+        return _claim(root_dir)
+    except OSError as error:
+        raise MisconfigurationError(
+            f"{os.path.abspath(root_dir)} cannot be written: {error.strerror}. Give another folder: "
+            "Trainer(default_root_dir=...), or the logger's save_dir."
+        ) from None
+
+
+def _claim(root_dir: str) -> int:
     os.makedirs(root_dir, exist_ok=True)
     while True:
         version = next_version(os.listdir(root_dir))

@@ -14,6 +14,7 @@ from html import escape
 
 from orchestrator.report.curves import Curve, thinned
 
+_FEW = 20
 WIDTH, HEIGHT = 460, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 10, 26
 
@@ -89,11 +90,13 @@ def lines(title: str, curves: Sequence[tuple[str, Curve]], along: str = "step") 
             )
     for index, (_, curve) in enumerate(drawn):
         points = " ".join(f"{x(step)},{y(value)}" for step, value in curve)
-        if len(curve) == 1:
-            ((step, value),) = curve
-            parts.append(f'<circle class="dot run{index}" cx="{x(step)}" cy="{y(value)}" r="3"/>')
-        else:
+        if len(curve) > 1:
             parts.append(f'<polyline class="line run{index}" points="{points}"/>')
+        if len(curve) <= _FEW:  # else nobody sees where they are
+            parts += (
+                f'<circle class="dot run{index}" cx="{x(step)}" cy="{y(value)}" r="3"/>'
+                for step, value in curve
+            )
     data = json.dumps(
         [
             {

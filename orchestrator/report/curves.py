@@ -22,11 +22,16 @@ _LENGTH = struct.Struct("<Q")
 _CHECKSUM_BYTES = 4
 
 
-def read_curves(folder: Path) -> dict[str, Curve]:
-    """Return the curves of the run in `folder`, in the order of their names."""
+def read_curves(folder: Path, *, finite: bool = True) -> dict[str, Curve]:
+    """Return the curves of the run in `folder`, in the order of their names.
+
+    Args:
+        folder: The run's.
+        finite: Leave out what is not finite.
+    """
     found: dict[str, dict[int, float]] = {}
     for name, step, value in [*_of_events(folder), *_of_table(folder / "metrics.csv")]:
-        if name not in _NO_CURVES and math.isfinite(value):
+        if name not in _NO_CURVES and (math.isfinite(value) or not finite):
             found.setdefault(name, {})[step] = value
     return {name: sorted(found[name].items()) for name in sorted(found)}
 

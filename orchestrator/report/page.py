@@ -172,19 +172,25 @@ def _events(run: Told) -> str:
             rows.append(f'<tr><td colspan="5">... {left_out} events ...</td></tr>')
             continue
         told = {
-            name: value for name, value in event.items() if name not in _PLACES and value not in (None, {})
+            name: value
+            for name, value in event.items()
+            if name not in _PLACES and value not in (None, {}, "")
         }
+        told = {name: value for name, value in told.items() if name not in _PLAIN}
+        plain = ", ".join(str(event[name]) for name in _PLAIN if event.get(name))
+        words = ", ".join(part for part in (plain, _words(told)) if part)
         after = duration(float(event.get("at", began)) - began)
         rows.append(
             f'<tr class="event-{escape(str(event["event"]))}"><td>{after}</td>'
             f"<td>{escape(str(event['event']))}</td><td>{escape(str(event.get('epoch', '')))}</td>"
-            f"<td>{escape(str(event.get('step', '')))}</td><td>{escape(_words(told))}</td></tr>"
+            f"<td>{escape(str(event.get('step', '')))}</td><td>{escape(words)}</td></tr>"
         )
     head = "<tr><th>after</th><th>event</th><th>epoch</th><th>step</th><th></th></tr>"
     return f'<div class="wide"><table class="events">{head}{"".join(rows)}</table></div>' if rows else ""
 
 
 _PLACES = frozenset({"event", "at", "fn", "epoch", "step", "train_s"})
+_PLAIN = ("plan", "text", "outcome", "path", "slow")  # they speak for themselves
 
 
 def _words(value: Any) -> str:
@@ -193,6 +199,8 @@ def _words(value: Any) -> str:
     >>> _words({"metrics": {"loss": 0.51239, "acc": 1.0}, "samples": 64})
     'loss 0.5124, acc 1, samples 64'
     """
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_words(item) for item in value) or "none"
     if not isinstance(value, Mapping):
         return charts.short(value) if isinstance(value, float) else str(value)
     parts = [

@@ -207,6 +207,20 @@ def test_output_goes_to_on_output_when_given(group: WorkerGroup, capsys: pytest.
     assert capsys.readouterr().out == ""
 
 
+def test_every_ranks_output_goes_to_on_rank_output(
+    group: WorkerGroup, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With its rank; rank 0's is shown as well, the others' is not."""
+    said: dict[int, str] = {}
+
+    def collect(rank: int, stream: str, text: str) -> None:
+        said[rank] = said.get(rank, "") + f"{stream}:{text}"
+
+    group.run(lambda context: print(f"here {context.rank}"), on_rank_output=collect)
+    assert said == {rank: f"stdout:here {rank}\n" for rank in range(group.spec.num_workers)}
+    assert capsys.readouterr().out == "here 0\n"
+
+
 def test_a_run_leaves_the_workers_as_it_found_them(group: WorkerGroup) -> None:
     """Environment, directory, path, threads and torch's defaults are put back after each run."""
 

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from orchestrator.cli import main
-from orchestrator.replay import compare, last_checkpoint
+from orchestrator.errors import MisconfigurationError
+from orchestrator.replay import bring_into_this_process, compare, last_checkpoint, refuse_sharding
 from orchestrator.run_files import read_run
+from tests.orchestrator.groups import group_trainer
 
 SCRIPT = """
 import torch
@@ -43,6 +45,18 @@ if __name__ == "__main__":
     with open("behind", "a") as file:
         file.write("x")
 """
+# What a poisoned data set does to it: sample 13 has a target that is out of all proportion.
+POISONED = SCRIPT.replace("loader(20, shuffle=True)", "poisoned()").replace(
+    "if __name__",
+    """
+def poisoned():
+    data = loader(40).dataset
+    data.tensors[1][13] = 4e4
+    return torch.utils.data.DataLoader(data, batch_size=4, shuffle=True)
+
+
+if __name__""",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -50,10 +64,10 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
 
 
-def run_script(logger: str = "CSVLogger") -> Path:
+def run_script(logger: str = "CSVLogger", text: str = SCRIPT) -> Path:
     """Run the script; return the run's folder, whose record names it as Python would have."""
     script = Path("train.py").absolute()
-    script.write_text(SCRIPT.format(logger=logger))
+    script.write_text(text.replace("{logger}", logger))
     runpy.run_path(str(script), run_name="__main__")
     folder = Path("logs/lightning_logs/version_0").absolute()
     content = read_run(folder)
@@ -94,6 +108,36 @@ def test_a_difference_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "1 of 3 numbers differ, the first at step 7:" in said
     assert "loss: 9.5 recorded" in said
+
+
+def test_the_poisoned_sample_is_found(capsys: pytest.CaptureFixture[str]) -> None:
+    """By its number in the data set, though the order was shuffled; the run's folder is left as it was."""
+    folder = run_script(text=POISONED)
+    before = sorted(path.name for path in folder.rglob("*"))
+    capsys.readouterr()
+    assert main(["replay", str(folder), "--bisect"]) == 0
+    said = capsys.readouterr().out
+    assert "number 13 of the data set" in said and "To blame: sample " in said
+    assert sorted(path.name for path in folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "--step=N, or --bisect"),
+        (["--step=-1"], "--step=-1 is no step"),
+        (["--step=1", "--logical-rank=0"], "--logical-rank needs --bisect"),
+        (["--bisect", "--logical-rank=-2"], "--logical-rank=-2 is no logical-rank"),
+        (["--bisect"], "is other than finite, or jumps. Name a step"),
+    ],
+)
+def test_a_search_for_nothing_is_refused(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Options that do not go together, and a run in which all is well."""
+    Path("run.json").write_text(json.dumps({"format": 1, "calls": [], "code": {}}))
+    assert main(["replay", ".", *words]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_run_of_the_command_line_is_replayed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,3 +195,20 @@ def test_numbers_are_compared_as_precisely_as_they_were_recorded() -> None:
     assert [(item.name, item.step, item.equal) for item in found] == [("loss", 3, True), ("loss", 4, True)]
     exact = compare(recorded, replayed, 3, 8, exact=True)
     assert [item.equal for item in exact] == [False, True]
+
+
+def test_logical_ranks_are_replayed_in_this_process() -> None:
+    """As many as the run had, also where that followed from its workers; other strategies stay where they
+    were."""
+    elastic = group_trainer(".", devices=3, strategy="elastic")
+    bring_into_this_process(elastic)
+    assert not elastic.plan.on_group and elastic.world_size == 3
+    others = group_trainer(".", devices=3)
+    bring_into_this_process(others)
+    assert others.plan.on_group and others.world_size == 3
+
+
+def test_single_samples_are_not_looked_for_where_weights_are_dealt() -> None:
+    """No rank could run the module by itself."""
+    with pytest.raises(MisconfigurationError, match=r"'fsdp'.*Replay the run without --bisect"):
+        refuse_sharding(group_trainer(".", strategy="fsdp"))

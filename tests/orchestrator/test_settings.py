@@ -426,3 +426,12 @@ def test_checkpointing_is_on_once() -> None:
     assert pl.Trainer(logger=False, enable_checkpointing=False).checkpoint_callback is None
     with pytest.raises(MisconfigurationError, match="Leave one of them out"):
         pl.Trainer(logger=False, enable_checkpointing=False, callbacks=given)
+
+
+@pytest.mark.parametrize("kind", ["epochs", "steps"])
+def test_training_is_not_to_be_longer_than_its_end(kind: str) -> None:
+    """A least number above the greatest is refused; without a greatest one, any will do."""
+    with pytest.raises(MisconfigurationError, match=rf"Trainer\(min_{kind}=3, max_{kind}=2\)"):
+        pl.Trainer(**{f"min_{kind}": 3, f"max_{kind}": 2})
+    for most in (3, -1):
+        assert getattr(pl.Trainer(**{f"min_{kind}": 3, f"max_{kind}": most}), f"min_{kind}") == 3

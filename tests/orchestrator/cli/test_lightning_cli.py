@@ -359,3 +359,21 @@ def test_two_optimizers_cannot_both_be_automatic() -> None:
         pl.MisconfigurationError, match="2 optimizers are to be configured automatically: one, two"
     ):
         Own(Net, Data, args=[], run=False)
+
+
+@pytest.mark.extras
+def test_callbacks_of_lightning_are_named_by_their_path() -> None:
+    """Beside ours, with their own arguments."""
+    pytest.importorskip("lightning")
+    from lightning.pytorch.callbacks import EarlyStopping as Theirs
+
+    path = "lightning.pytorch.callbacks.EarlyStopping"
+    words = [
+        f"--trainer.callbacks+={path}",
+        "--trainer.callbacks.monitor=loss",
+        "--trainer.callbacks.patience=4",
+    ]
+    cli = make(*words, "--trainer.callbacks+=LearningRateMonitor")
+    theirs = next(item for item in cli.trainer.callbacks if isinstance(item, Theirs))
+    assert (theirs.monitor, theirs.patience) == ("loss", 4)
+    assert any(isinstance(item, LearningRateMonitor) for item in cli.trainer.callbacks)

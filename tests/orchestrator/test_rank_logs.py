@@ -1,0 +1,85 @@
+"""What ranks print is kept in a file each, and shown in the terminal once."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.loggers import CSVLogger
+from orchestrator.rank_logs import RankLogs
+from tests.orchestrator.groups import Net, group_trainer
+from tests.orchestrator.groups import loader as group_loader
+
+
+@dataclass
+class _Process:
+    rank: int
+    node_ip: str = "10.0.0.7"
+    pid: int = 42
+
+
+def test_each_rank_has_a_file(tmp_path: Path) -> None:
+    """It begins with whose it is; a process that takes a lost one's place says so where it begins."""
+    logs = RankLogs(lambda: tmp_path, "fit")
+    logs.begin([_Process(0), _Process(1)])
+    logs.take(0, "stdout", "one")
+    logs.take(0, "stderr", "\n")
+    logs.begin([_Process(0, pid=43)])
+    logs.take(0, "stdout", "two\n")
+    logs.close()
+    head, one, again, two = (tmp_path / "ranks" / "rank0.log").read_text().splitlines()
+    assert head.endswith("fit: rank 0, process 42 on 10.0.0.7") and again.endswith("process 43 on 10.0.0.7")
+    assert (one, two) == ("one", "two")
+    assert (tmp_path / "ranks" / "rank1.log").read_text().count("\n") == 1
+
+
+def test_a_run_without_a_folder_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written anywhere."""
+    monkeypatch.chdir(tmp_path)
+    logs = RankLogs(lambda: None, "fit")
+    logs.begin([_Process(0)])
+    logs.take(0, "stdout", "x\n")
+    logs.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_told_of_once(tmp_path: Path) -> None:
+    """And ends no run."""
+    (tmp_path / "ranks").write_text("a file is in the way")
+    logs = RankLogs(lambda: tmp_path, "fit")
+    logs.begin([_Process(0), _Process(1)])
+    with pytest.warns(UserWarning, match="goes on without its ranks' logs") as told:
+        logs.take(0, "stdout", "x\n")
+        logs.take(1, "stdout", "x\n")
+        logs.close()
+    assert len(told) == 1
+
+
+class Talks(Net):
+    """Prints on every rank."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if batch_idx == 0:
+            print(f"step on rank {self.global_rank}")
+            print(f"trouble on rank {self.global_rank}", file=sys.stderr)
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.ray
+def test_on_a_group_all_is_kept_and_the_first_rank_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No prefix, nothing of other ranks in the terminal; both streams in the files."""
+    trainer = group_trainer(tmp_path, max_epochs=1, logger=CSVLogger(tmp_path))
+    trainer.fit(Talks(), group_loader(16))
+    said = capsys.readouterr()
+    assert "step on rank 0\n" in said.out and "trouble on rank 0\n" in said.err
+    assert "on rank 1" not in said.out + said.err
+    for rank in range(2):
+        text = (Path(str(trainer.log_dir)) / "ranks" / f"rank{rank}.log").read_text()
+        assert f"step on rank {rank}\n" in text and f"trouble on rank {rank}\n" in text
+        assert f"fit: rank {rank}, process" in text.splitlines()[0]
