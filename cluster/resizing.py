@@ -3,7 +3,8 @@
 Each worker has a number from the start to its end, which the one that takes its place gets again. Those that
 are there form the process group, in the order in which they have come, so that the first of them stays the
 first as long as it lives. A lost worker's place is asked for again at once; whoever is up takes it when the
-run has a moment for it. Fewer than the least number are filled up first, which is waited for.
+run has a moment for it. Fewer than the least number are filled up first, which is waited for. Workers beyond
+those of the start have places of their own, which are given back when others need them.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class ResizableRoster(Roster):
         super().__init__(spec)
         self.resized = False
         self._more: list[Reservation] = []
+        self._returned: list[Reservation] = []  # whose workers have been told to go
 
     def shrink(self, lost: dict[int, str], wait_s: float, least: int) -> tuple[dict[int, str], list[int]]:
         """Go on without lost workers, and those that are lost meanwhile; free the survivors for the next
@@ -86,6 +88,33 @@ class ResizableRoster(Roster):
             self.resized = True
             self._recruits.append(self._recruit(reservation, 0))
 
+    @property
+    def called(self) -> int:
+        """How many workers there are, or have been asked for."""
+        return len(self.present) + len(self._recruits)
+
+    def give_back(self) -> list[int]:
+        """Give the places of `call_more` back: at once where nobody is in them yet. Those who work there are
+        ended if the others can go on at once, which learn of it as of any loss; else ask again.
+
+        Returns:
+            The numbers of those that are ended.
+        """
+        import ray
+
+        for recruit in [item for item in self._recruits if item.reservation in self._more]:
+            self._recruits.remove(recruit)
+            self._more.remove(recruit.reservation)
+            ray.kill(recruit.actor, no_restart=True)
+            recruit.reservation.remove()
+        going = [number for number in self.present if self._places[number][0] in self._more]
+        if not going or not self.hand_over(going, "others need its place", fewer=True):
+            return []
+        for number in going:
+            self._more.remove(self._places[number][0])
+            self._returned.append(self._places[number][0])
+        return going
+
     def recruits(self, most: int) -> list[Any]:
         """Return what tells when somebody is up that could come; nothing where `most` are there."""
         return [] if len(self.present) >= most else [recruit.ready for recruit in self._recruits]
@@ -125,8 +154,16 @@ class ResizableRoster(Roster):
     def end(self) -> None:
         """End all workers with their children and give their places back."""
         super().end()
-        for reservation in self._more:
+        for reservation in (*self._more, *self._returned):
             reservation.remove()
+
+    def _make_up_for(self, rank: int) -> None:
+        reservation, _ = self._places[rank]
+        if reservation not in self._returned:
+            super()._make_up_for(rank)
+            return
+        self._returned.remove(reservation)
+        reservation.remove()
 
     def _vacancy(self) -> int:
         """Return the least number that nobody has, with room for it."""
