@@ -174,7 +174,8 @@ class Sweep:
             )
             try:
                 grid = run_trials(
-                    trainable_for(job, name, factory(self.room)),
+                    trainable_for(name, factory(self.room)),
+                    job,
                     self.space,
                     arguments,
                     claimed,
