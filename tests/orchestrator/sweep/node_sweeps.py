@@ -114,14 +114,14 @@ def asha(folder: Path, **options: Any) -> pl.Sweep:
     )  # fmt: skip
 
 
+def undisturbed(folder: Path, **options: Any) -> pl.Sweep:
+    """Trials that nothing stops."""
+    return sweep(folder, [0.1, 0.05, 0.02], 2, trainer={"devices": 2, "max_epochs": 4}, **options)
+
+
 def worker_killed(folder: Path) -> pl.Sweep:
-    """Two trials that nothing stops; one loses a worker."""
-    return sweep(folder, [0.1, 0.05], 2, victim=2, trainer={"devices": 2, "max_epochs": 4})
-
-
-def undisturbed(folder: Path) -> pl.Sweep:
-    """The same without a loss."""
-    return sweep(folder, [0.1, 0.05], 2, trainer={"devices": 2, "max_epochs": 4})
+    """The same, but one trial loses a worker."""
+    return undisturbed(folder, victim=2)
 
 
 class KillActor(tune.Callback):
@@ -133,18 +133,13 @@ class KillActor(tune.Callback):
 
 
 def actor_killed(folder: Path) -> pl.Sweep:
-    """Two trials that nothing stops; one loses the process that leads it, and is tried again."""
-    return sweep(
-        folder, [0.1, 0.05], 2, max_failures=1, run_config=tune.RunConfig(callbacks=[KillActor()]),
-        trainer={"devices": 2, "max_epochs": 4},
-    )  # fmt: skip
+    """The same, but one trial loses the process that leads it, and is tried again."""
+    return undisturbed(folder, max_failures=1, run_config=tune.RunConfig(callbacks=[KillActor()]))
 
 
 def driver_killed(folder: Path) -> pl.Sweep:
-    """One trial after the other, so that some have ended, one runs and some have not begun."""
-    return sweep(
-        folder, [0.1, 0.05, 0.02], 2, max_concurrent_trials=1, trainer={"devices": 2, "max_epochs": 4}
-    )  # fmt: skip
+    """The same, one trial after the other: so some have ended, one runs and some have not begun."""
+    return undisturbed(folder, max_concurrent_trials=1)
 
 
 def elastic(folder: Path) -> pl.Sweep:

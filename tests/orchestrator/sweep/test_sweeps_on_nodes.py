@@ -75,6 +75,14 @@ def notes(folder: Path) -> dict[float, dict[int, list[int]]]:
     return found
 
 
+@pytest.fixture(scope="module")
+def undisturbed(lab: NetLab, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """The curves of three trials on two workers each that nothing happens to."""
+    streams: list[Any] = run(lab, "undisturbed", tmp_path_factory.mktemp("undisturbed") / "run")["streams"]
+    assert [len(stream) for stream in streams] == [4, 4, 4]
+    return streams
+
+
 def test_an_early_stop_reaches_all_ranks_at_one_step(lab: NetLab, tmp_path: Path) -> None:
     """ASHA over trials of two workers: by their own notes, both ranks have made the same steps, those of the
     reports and not one more."""
@@ -89,31 +97,31 @@ def test_an_early_stop_reaches_all_ranks_at_one_step(lab: NetLab, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_trial_goes_through_the_loss_of_a_worker(lab: NetLab, tmp_path: Path) -> None:
+def test_a_trial_goes_through_the_loss_of_a_worker(
+    lab: NetLab, undisturbed: list[Any], tmp_path: Path
+) -> None:
     """Tune does not notice: each trial starts once, and its curve is the undisturbed one."""
-    plain = run(lab, "undisturbed", tmp_path / "plain")
     found = run(lab, "worker", tmp_path / "run")
     assert (tmp_path / "run" / "killed").exists()
-    assert found["streams"] == plain["streams"]
-    assert [len(stream) for stream in found["streams"]] == [4, 4]
-    events = (tmp_path / "run" / "sweeps" / "mine" / "events.jsonl").read_text(encoding="utf-8")
-    assert events.count('"start"') == 2
-
-
-@pytest.mark.slow
-def test_a_trial_whose_leading_process_is_killed_is_tried_again(lab: NetLab, tmp_path: Path) -> None:
-    """Its workers end with it, it goes on from its last checkpoint, and its curve is the undisturbed one."""
-    plain = run(lab, "undisturbed", tmp_path / "plain")
-    found = run(lab, "actor", tmp_path / "run")
-    assert found["streams"] == plain["streams"]
+    assert found["streams"] == undisturbed
     events = (tmp_path / "run" / "sweeps" / "mine" / "events.jsonl").read_text(encoding="utf-8")
     assert events.count('"start"') == 3
 
 
 @pytest.mark.slow
-def test_a_sweep_whose_driver_is_killed_goes_on(lab: NetLab, tmp_path: Path) -> None:
+def test_a_trial_whose_leading_process_is_killed_is_tried_again(
+    lab: NetLab, undisturbed: list[Any], tmp_path: Path
+) -> None:
+    """Its workers end with it, it goes on from its last checkpoint, and its curve is the undisturbed one."""
+    found = run(lab, "actor", tmp_path / "run")
+    assert found["streams"] == undisturbed
+    events = (tmp_path / "run" / "sweeps" / "mine" / "events.jsonl").read_text(encoding="utf-8")
+    assert events.count('"start"') == 4
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_driver_is_killed_goes_on(lab: NetLab, undisturbed: list[Any], tmp_path: Path) -> None:
     """What it held is given back without it; the same command does the rest, to the undisturbed curves."""
-    whole = run(lab, "driver", tmp_path / "whole")
     folder = tmp_path / "run"
     events = folder / "sweeps" / "mine" / "events.jsonl"
     process = start(lab, "driver", folder, TUNE_GLOBAL_CHECKPOINT_S="0")
@@ -126,7 +134,7 @@ def test_a_sweep_whose_driver_is_killed_goes_on(lab: NetLab, tmp_path: Path) -> 
     assert finish(start(lab, "nothing", tmp_path / "look"), tmp_path / "look") == {"held": {}}
     found = run(lab, "driver", folder)
     assert found["statuses"] == ["finished"] * 3
-    assert found["streams"] == whole["streams"]
+    assert found["streams"] == undisturbed
 
 
 @pytest.mark.slow
