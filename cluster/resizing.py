@@ -22,6 +22,8 @@ from cluster.ranks import Place, replace_worker
 from cluster.roster import Roster, _Recruit
 from cluster.spec import GroupSpec
 
+_STEPS_BETWEEN = 2  # so that all have handed over what they alone know
+
 
 class ResizableRoster(Roster):
     """The workers of one group, of which some may be missing.
@@ -35,6 +37,7 @@ class ResizableRoster(Roster):
         self.resized = False
         self._more: list[Reservation] = []
         self._returned: list[Reservation] = []  # whose workers have been told to go
+        self._steps: int | None = None  # made when the next was to go
 
     def shrink(self, lost: dict[int, str], wait_s: float, least: int) -> tuple[dict[int, str], list[int]]:
         """Go on without lost workers, and those that are lost meanwhile; free the survivors for the next
@@ -94,8 +97,11 @@ class ResizableRoster(Roster):
         return len(self.present) + len(self._recruits)
 
     def give_back(self) -> list[int]:
-        """Give the places of `call_more` back: at once where nobody is in them yet. Those who work there are
-        ended if the others can go on at once, which learn of it as of any loss; else ask again.
+        """Give the places of `call_more` back: at once where nobody is in them yet. Of those who work there,
+        one is ended if the others can go on at once, which learn of it as of any loss; ask again for the next.
+
+        Only one at a time: what a worker alone knows is held by another, and both must not go together. So
+        the others have made steps before the next goes.
 
         Returns:
             The numbers of those that are ended.
@@ -108,12 +114,24 @@ class ResizableRoster(Roster):
             ray.kill(recruit.actor, no_restart=True)
             recruit.reservation.remove()
         going = [number for number in self.present if self._places[number][0] in self._more]
-        if not going or not self.hand_over(going, "others need its place", fewer=True):
+        if not going or self._returned or not self._have_gone_on():
             return []
-        for number in going:
-            self._more.remove(self._places[number][0])
-            self._returned.append(self._places[number][0])
-        return going
+        number = going[-1]
+        if not self.hand_over([number], "others need its place", fewer=True):
+            return []
+        self._steps = None
+        self._more.remove(self._places[number][0])
+        self._returned.append(self._places[number][0])
+        return [number]
+
+    def _have_gone_on(self) -> bool:
+        """Whether all have made steps since this was asked first behind the last return."""
+        assert self._heartbeat is not None
+        progress = self._heartbeat.progress()
+        steps = [progress.get(self._numbers[number], 0) for number in self.present]
+        if self._steps is None:
+            self._steps = max(steps)
+        return min(steps) >= self._steps + _STEPS_BETWEEN
 
     def recruits(self, most: int) -> list[Any]:
         """Return what tells when somebody is up that could come; nothing where `most` are there."""

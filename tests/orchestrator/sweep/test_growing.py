@@ -79,7 +79,7 @@ def fit(folder: Path, room: Any, waits: bool) -> tuple[dict[str, Tensor], list[d
         pl.seed_everything(3, verbose=False)
         module = Slow(folder, waits)
         trainer = pl.Trainer(
-            accelerator="cpu", strategy=ElasticStrategy(logical_ranks=4), max_epochs=5, logger=False,
+            accelerator="cpu", strategy=ElasticStrategy(logical_ranks=4, max_workers=3), max_epochs=5, logger=False,
             enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
         )  # fmt: skip
         assert trainer.plan.on_group
@@ -95,9 +95,9 @@ def test_a_worker_comes_and_goes_and_nothing_else_changes(tmp_path: Path, room: 
     weights, told = fit(tmp_path / "alone", room, waits=False)
     grown_weights, grown_told = fit(tmp_path / "grown", room, waits=True)
     lines = (tmp_path / "grown" / "processes").read_text(encoding="utf-8").split("\n")[:-1]
-    seen = {epoch: {line for line in lines if line.startswith(f"{epoch} ")} for epoch in (0, 1, 2, 3, 4)}
+    seen = {epoch: {line for line in lines if line.startswith(f"{epoch} ")} for epoch in (0, 2, 4)}
     assert seen[0] == {"0 1"}
-    assert seen[2] == {"2 2"}
+    assert seen[2] <= {"2 2", "2 3"}
     assert seen[4] == {"4 1"}
     assert grown_told == told
     assert len(told) == 5
