@@ -98,7 +98,7 @@ class ResizableRoster(Roster):
 
     def give_back(self) -> list[int]:
         """Give the places of `call_more` back: at once where nobody is in them yet. Of those who work there,
-        one is ended if the others can go on at once, which learn of it as of any loss; ask again for the next.
+        one is ended if the others can go on at once, who learn of it as of any loss; ask again for the next.
 
         Only one at a time: what a worker alone knows is held by another, and both must not go together. So
         the others have made steps before the next goes.

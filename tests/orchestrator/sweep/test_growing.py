@@ -79,8 +79,8 @@ def fit(folder: Path, room: Any, waits: bool) -> tuple[dict[str, Tensor], list[d
         pl.seed_everything(3, verbose=False)
         module = Slow(folder, waits)
         trainer = pl.Trainer(
-            accelerator="cpu", strategy=ElasticStrategy(logical_ranks=4, max_workers=3), max_epochs=5, logger=False,
-            enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
+            accelerator="cpu", strategy=ElasticStrategy(logical_ranks=4, max_workers=3), max_epochs=5,
+            logger=False, enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
         )  # fmt: skip
         assert trainer.plan.on_group
         data = DataLoader(points(4 * 4 * STEPS), batch_size=4, shuffle=True)
