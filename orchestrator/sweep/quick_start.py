@@ -41,7 +41,8 @@ def quick_start(job: object) -> Iterator[None]:
     import ray
     from ray.tune.execution import tune_controller
 
-    stored, arguments_of = ray.put(job), tune_controller._get_trainable_kwargs
+    stored = ray.put(job)
+    arguments_of = tune_controller._get_trainable_kwargs  # type: ignore[attr-defined]
 
     def with_job(trial: Any) -> dict[str, Any]:
         return {**arguments_of(trial), "job": stored}

@@ -59,6 +59,7 @@ def test_hyperband_halves(tmp_path: Path) -> None:
     assert max(reports) == 4
 
 
+@pytest.mark.slow
 def test_median_stopping_stops_what_is_below_the_others(tmp_path: Path) -> None:
     """Trials above the median of the others' running means go on."""
     from ray.tune.schedulers import MedianStoppingRule
@@ -69,6 +70,8 @@ def test_median_stopping_stops_what_is_below_the_others(tmp_path: Path) -> None:
     assert len(result._records[0].reports) == len(result._records[1].reports) == max(reports) == 4
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:scipy.optimize:DeprecationWarning")  # Ray's own call
 def test_pb2_stays_within_its_bounds(tmp_path: Path) -> None:
     """It proposes by a model of what has helped so far."""
     pytest.importorskip("sklearn")
