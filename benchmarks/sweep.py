@@ -10,6 +10,8 @@ Every trial notes how long it trained, in a file; all epochs that were really tr
 
     python benchmarks/sweep.py                  # both, twice
     python benchmarks/sweep.py --many           # 100 trials of 20 steps
+    python benchmarks/sweep.py --freed          # from a stop to freed room, in one process and on workers
+    python benchmarks/sweep.py --memory         # what 300 trials leave in the driver
 """
 
 from __future__ import annotations
@@ -17,15 +19,18 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 import torch
 from harness import measure, parse_arguments, report, summarize
 from ray import tune
+from ray.train import ScalingConfig
 from ray.tune.schedulers import ASHAScheduler
 from torch import Tensor, nn
 
@@ -189,6 +194,105 @@ def class_trainable(folder: str, data: pl.SharedTable) -> Mapping[str, float]:
     return figures(time.time() - began, notes, len(CONFIGS))
 
 
+def short(epochs: int, devices: int, quality: float) -> None:
+    """A training of a few steps."""
+
+    class Small(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(4, 1)
+
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+            return self.net(batch[0]).square().mean()
+
+        def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+            self.log("loss", quality, sync_dist=True)
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    rows = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(8, 4)), batch_size=4)
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=devices, max_epochs=epochs, logger=False, num_sanity_val_steps=0
+    )
+    trainer.fit(Small(), rows, rows)
+
+
+class StopThird(tune.Stopper):  # type: ignore[misc]
+    """Ends each trial at its third report, and notes when."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Decide."""
+        stops = bool(result["training_iteration"] == 3)
+        if stops:
+            self.times.append(time.monotonic())
+        return stops
+
+    def stop_all(self) -> bool:
+        """No."""
+        return False
+
+
+def freed(folder: str, workers: int) -> Mapping[str, float]:
+    """Seconds from the decision to stop a trial until Ray has its room again; two trials, one by one."""
+    watched, removed = threading.Event(), []
+
+    def watch() -> None:
+        known: set[str] = set()
+        while not watched.is_set():
+            for key, group in ray.util.placement_group_table().items():
+                if group["state"] == "CREATED":
+                    known.add(key)
+                elif group["state"] == "REMOVED" and key in known:
+                    known.remove(key)
+                    removed.append(time.monotonic())
+            time.sleep(0.005)
+
+    stopper = StopThird()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    resources: Any = {"CPU": 1}
+    if workers > 1:
+        resources = ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 0.5})
+    try:
+        pl.Sweep(
+            lambda config: short(9, workers, config["quality"]), {"quality": tune.grid_search([0.1, 0.2])},
+            metric="loss", stop=stopper, resources_per_trial=resources, storage_path=folder,
+            save_checkpoints=False, verbose=False,
+        ).run()  # fmt: skip
+        time.sleep(0.5)
+    finally:
+        watched.set()
+        watcher.join()
+    waits = [after - before for before, after in zip(sorted(stopper.times), sorted(removed), strict=True)]
+    return {"freed_s": max(waits)}
+
+
+class Resident(tune.Callback):  # type: ignore[misc]
+    """Notes the driver's memory as trials end."""
+
+    def __init__(self) -> None:
+        self.bytes: list[int] = []
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Look."""
+        self.bytes.append(psutil.Process().memory_info().rss)
+
+
+def memory(folder: str) -> Mapping[str, float]:
+    """MiB that the driver grows by from the 100th to the 300th trial, for 100 trials."""
+    seen = Resident()
+    pl.Sweep(
+        lambda config: short(1, 1, config["quality"]), {"quality": tune.uniform(0.0, 1.0)}, metric="loss",
+        num_samples=300, max_concurrent_trials=2, run_config=tune.RunConfig(callbacks=[seen]),
+        storage_path=folder, save_checkpoints=False, verbose=False,
+    ).run()  # fmt: skip
+    return {"grown_mib_per_100_trials": (seen.bytes[-1] - seen.bytes[99]) / 2 / 2**20}
+
+
 def many(folder: str) -> Mapping[str, float]:
     """A hundred trials of 20 steps."""
 
@@ -219,25 +323,31 @@ def many(folder: str) -> Mapping[str, float]:
 def main() -> None:
     """Run all contenders."""
     question = "What does a sweep cost beyond training?"
-    arguments = parse_arguments(question, "--many")
+    arguments = parse_arguments(question, "--many", "--freed", "--memory")
     logging.getLogger("orchestrator").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     session.connect()
     ray.get(ray.remote(lambda: None).remote())
     with tempfile.TemporaryDirectory() as folder:
+        against, rounds, name = "orchestrator", 1, "sweep"
+        contenders: dict[str, Any]
         if arguments.many:
-            contenders: dict[str, Any] = {"orchestrator": lambda: many(folder)}
-            against = "orchestrator"
+            contenders, name = {against: lambda: many(folder)}, "sweep-many"
+        elif arguments.memory:
+            contenders, name = {against: lambda: memory(folder)}, "sweep-memory"
+        elif arguments.freed:
+            against, rounds, name = "in one process", ROUNDS, "sweep-freed"
+            contenders = {against: lambda: freed(folder, 1), "on two workers": lambda: freed(folder, 2)}
         else:
             data = table()
             contenders = {
                 "Tune's class trainable": lambda: class_trainable(folder, data),
                 "orchestrator": lambda: ours(folder, data),
             }
-            against = "Tune's class trainable"
-        rows = summarize(measure(contenders, ROUNDS if not arguments.many else 1), against)
+            against, rounds = "Tune's class trainable", ROUNDS
+        rows = summarize(measure(contenders, rounds), against)
     pl.shutdown()
-    report("sweep-many" if arguments.many else "sweep", question, rows, against, arguments.json)
+    report(name, question, rows, against, arguments.json)
 
 
 if __name__ == "__main__":

@@ -80,6 +80,11 @@ class Members(Protocol):
         """The generation of the process group that is wanted."""
         ...
 
+    @property
+    def look_s(self) -> float | None:
+        """How often `recruits` wants to be asked, in seconds; None where only a loss changes anything."""
+        ...
+
     def recruits(self) -> list[Any]:
         """What tells when somebody is up that the run could take in."""
         ...
@@ -188,6 +193,9 @@ class Dispatch:
             and not (self._results or self._failures or self._given_up)
         ):
             self._recruits = self._members.recruits()
+            if (look_s := self._members.look_s) is not None:
+                look = time.monotonic() + look_s
+                deadline = look if deadline is None else min(deadline, look)
         open_calls = [*self._runs, *self._polls, *self._recruits]
         timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
         ready, _ = ray.wait(open_calls, num_returns=1, timeout=timeout)

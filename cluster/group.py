@@ -30,6 +30,7 @@ from cluster.standstill import StandstillPolicy, StandstillWatch
 
 T = TypeVar("T")
 _GIVING_UP_S = 10.0
+_LOOK_S = 0.5
 
 
 class WorkerGroup:
@@ -171,7 +172,7 @@ class WorkerGroup:
         )
         try:
             self._roster.deliver()
-            if recovery is not None and recovery.max_workers is not None:
+            if recovery is not None and recovery.max_workers is not None and recovery.room is None:
                 self._roster.call_more(recovery.max_workers)
             stored = ray.put(payload)
             del payload  # it may be a whole model
@@ -310,11 +311,18 @@ class WorkerGroup:
         """The ranks that have a process, in the order of the process group."""
         return self._roster.present
 
+    @property
+    def look_s(self) -> float | None:
+        """How often the run asks for recruits, in seconds, where the room for them changes."""
+        return None if self._policy is None or self._policy.room is None else _LOOK_S
+
     def recruits(self) -> list[Any]:
         """Return what tells when somebody is up that this run could take in. Called by the run itself."""
         policy = self._policy
         if policy is None or policy.min_workers is None:
             return []
+        if policy.room is not None:
+            self._fit(policy.room(self._roster.called))
         return self._roster.recruits(policy.max_workers or self.spec.num_workers)
 
     def admit(self, ready: Any) -> int | None:
@@ -328,6 +336,13 @@ class WorkerGroup:
     def dismiss(self, rank: int) -> None:
         """End who was given a rank and is not taken in. Called by the run itself."""
         self._roster.dismiss(rank)
+
+    def _fit(self, most: int) -> None:
+        """Ask for workers up to `most`, or give back those that were called since the start."""
+        if most > self._roster.called:
+            self._roster.call_more(most)
+        elif most < self._roster.called:
+            self._noticed.update(self._roster.give_back())
 
     def _noting(self, on_notice: OnNotice) -> OnNotice:
         """Return a listener that remembers the ranks of each notice before it is passed on."""

@@ -10,6 +10,7 @@ time, the loss is raised as it would have been without recovery.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cluster.errors import SpecError
@@ -25,6 +26,9 @@ class RecoveryPolicy:
         failures: Those that were.
         min_workers: Go on without lost workers while so many are left; None replaces each.
         max_workers: With `min_workers`, take in so many at most; None for as many as at the start.
+        room: With `min_workers`: asked again and again how many workers there may be at this moment, given
+            how many there are or were asked for. Those above the start's number are called as it says so, and
+            given back where it says less. None: `max_workers` are called at the start, and kept.
 
     Raises:
         SpecError: A value that cannot be.
@@ -35,6 +39,7 @@ class RecoveryPolicy:
     failures: int = 0
     min_workers: int | None = None
     max_workers: int | None = None
+    room: Callable[[int], int] | None = None
 
     def __post_init__(self) -> None:
         """Check both values."""

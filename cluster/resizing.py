@@ -3,7 +3,8 @@
 Each worker has a number from the start to its end, which the one that takes its place gets again. Those that
 are there form the process group, in the order in which they have come, so that the first of them stays the
 first as long as it lives. A lost worker's place is asked for again at once; whoever is up takes it when the
-run has a moment for it. Fewer than the least number are filled up first, which is waited for.
+run has a moment for it. Fewer than the least number are filled up first, which is waited for. Workers beyond
+those of the start have places of their own, which are given back when others need them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from cluster.ranks import Place, replace_worker
 from cluster.roster import Roster, _Recruit
 from cluster.spec import GroupSpec
 
+_STEPS_BETWEEN = 2  # so that all have handed over what they alone know
+
 
 class ResizableRoster(Roster):
     """The workers of one group, of which some may be missing.
@@ -33,6 +36,8 @@ class ResizableRoster(Roster):
         super().__init__(spec)
         self.resized = False
         self._more: list[Reservation] = []
+        self._returned: list[Reservation] = []  # whose workers have been told to go
+        self._steps: int | None = None  # made when the next was to go
 
     def shrink(self, lost: dict[int, str], wait_s: float, least: int) -> tuple[dict[int, str], list[int]]:
         """Go on without lost workers, and those that are lost meanwhile; free the survivors for the next
@@ -86,6 +91,48 @@ class ResizableRoster(Roster):
             self.resized = True
             self._recruits.append(self._recruit(reservation, 0))
 
+    @property
+    def called(self) -> int:
+        """How many workers there are, or have been asked for."""
+        return len(self.present) + len(self._recruits)
+
+    def give_back(self) -> list[int]:
+        """Give the places of `call_more` back: at once where nobody is in them yet. Of those who work there,
+        one is ended if the others can go on at once, who learn of it as of any loss; ask again for the next.
+
+        Only one at a time: what a worker alone knows is held by another, and both must not go together. So
+        the others have made steps before the next goes.
+
+        Returns:
+            The numbers of those that are ended.
+        """
+        import ray
+
+        for recruit in [item for item in self._recruits if item.reservation in self._more]:
+            self._recruits.remove(recruit)
+            self._more.remove(recruit.reservation)
+            ray.kill(recruit.actor, no_restart=True)
+            recruit.reservation.remove()
+        going = [number for number in self.present if self._places[number][0] in self._more]
+        if not going or self._returned or not self._have_gone_on():
+            return []
+        number = going[-1]
+        if not self.hand_over([number], "others need its place", fewer=True):
+            return []
+        self._steps = None
+        self._more.remove(self._places[number][0])
+        self._returned.append(self._places[number][0])
+        return [number]
+
+    def _have_gone_on(self) -> bool:
+        """Whether all have made steps since this was asked first behind the last return."""
+        assert self._heartbeat is not None
+        progress = self._heartbeat.progress()
+        steps = [progress.get(self._numbers[number], 0) for number in self.present]
+        if self._steps is None:
+            self._steps = max(steps)
+        return min(steps) >= self._steps + _STEPS_BETWEEN
+
     def recruits(self, most: int) -> list[Any]:
         """Return what tells when somebody is up that could come; nothing where `most` are there."""
         return [] if len(self.present) >= most else [recruit.ready for recruit in self._recruits]
@@ -125,8 +172,16 @@ class ResizableRoster(Roster):
     def end(self) -> None:
         """End all workers with their children and give their places back."""
         super().end()
-        for reservation in self._more:
+        for reservation in (*self._more, *self._returned):
             reservation.remove()
+
+    def _make_up_for(self, rank: int) -> None:
+        reservation, _ = self._places[rank]
+        if reservation not in self._returned:
+            super()._make_up_for(rank)
+            return
+        self._returned.remove(reservation)
+        reservation.remove()
 
     def _vacancy(self) -> int:
         """Return the least number that nobody has, with room for it."""

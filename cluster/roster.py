@@ -342,6 +342,10 @@ class Roster:
         assert self._heartbeat is not None
         self._heartbeat.forget(self._numbers[rank])
         ray.kill(self.actors[rank], no_restart=True)
+        self._make_up_for(rank)
+
+    def _make_up_for(self, rank: int) -> None:
+        """Ask for a worker in the place of one that is gone."""
         self._recruits.append(self._recruit(*self._places[rank]))
 
     def _free(self, ranks: list[int]) -> None:

@@ -103,6 +103,8 @@ def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None)
     if isinstance(settings.strategy_spec, ElasticStrategy) and job.fn == "fit":
         policy.min_workers = settings.strategy_spec.min_workers
         policy.max_workers = settings.strategy_spec.max_workers
+        if trial is not None:
+            trial.let_grow(policy, spec, settings.strategy_spec.logical_ranks or spec.num_workers)
 
     def on_recovered(recovered: Recovered) -> None:
         nonlocal recovered_so_far

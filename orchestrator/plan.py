@@ -109,7 +109,8 @@ def make_plan(
         per_node = _devices_per_node(settings, use_gpu, cuda_devices, reservation)
         num_workers = per_node * settings.num_nodes
         num_nodes = settings.num_nodes if settings.num_nodes > 1 else None
-    on_group = num_workers > 1 or scaling_config is not None or placement_group is not None
+    reserved = reservation is not None and num_workers == reservation.num_workers
+    on_group = num_workers > 1 or reserved or scaling_config is not None or placement_group is not None
     if not on_group and use_gpu and cuda_devices == 0:
         raise MisconfigurationError(
             f"Trainer({_say_wish(settings)}): torch sees no GPU in this process. "

@@ -205,7 +205,8 @@ class ElasticStrategy:
         logical_ranks: V: the ranks that samples are dealt to, and gradients averaged over; one a process of
             the start when None.
         min_workers: Go on with so many processes without waiting when others are lost.
-        max_workers: Take in so many at most; as many as at the start when None.
+        max_workers: Take in so many at most; as many as at the start when None, and in a trial of a sweep as
+            many as there are logical ranks.
         process_group_backend: ``"gloo"`` or ``"nccl"``; by the device when None.
         timeout: How long a process waits for another; `Trainer(collective_timeout_s=...)` when None.
     """

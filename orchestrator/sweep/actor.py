@@ -65,16 +65,22 @@ class TrialJob:
 
 
 class TrialActor(tune.Trainable):
-    """Runs trials for Ray Tune. `trainable_for` makes the class that Tune is given."""
+    """Runs trials for Ray Tune. `trainable_for` makes the class that Tune is given.
 
-    job_ref: Any = None
+    Args:
+        job: What all trials of the sweep have in common.
+        tunes: What Tune passes to its trainables.
+    """
+
+    def __init__(self, *, job: TrialJob, **tunes: Any) -> None:
+        self._job = job
+        super().__init__(**tunes)
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Take the sweep's job and the first trial's configuration."""
+        """Take the first trial's configuration."""
         import orchestrator.trainer  # noqa: F401  all trials need it
 
         gc.freeze()  # what was imported is never garbage, so collecting after a trial is quick
-        self._job: TrialJob = ray.get(self.job_ref)
         if not self._job.has_gpu:  # Ray lets a process see the GPUs that it has not reserved
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self._config = config
@@ -194,11 +200,12 @@ class TrialActor(tune.Trainable):
             thread.join()
 
 
-def trainable_for(job: TrialJob, name: str, resources: Any) -> type[TrialActor]:
+def trainable_for(name: str, resources: Any) -> type[TrialActor]:
     """Return the class that Tune runs trials with.
 
+    It refers to nothing of the sweep: Tune keeps each class that it was given until the process ends.
+
     Args:
-        job: What all trials have in common; put into Ray's object store once.
         name: Of the user's function.
         resources: What a trial reserves, as a `PlacementGroupFactory`.
     """
@@ -206,11 +213,7 @@ def trainable_for(job: TrialJob, name: str, resources: Any) -> type[TrialActor]:
     def default_resource_request(cls: type, config: Mapping[str, Any]) -> Any:
         return resources
 
-    members = {
-        "job_ref": ray.put(job),
-        "default_resource_request": classmethod(default_resource_request),
-    }
-    return type(name, (TrialActor,), members)
+    return type(name, (TrialActor,), {"default_resource_request": classmethod(default_resource_request)})
 
 
 def run_trial(job: TrialJob, trial: Trial, dialogue: Dialogue) -> None:

@@ -20,9 +20,11 @@ class Report:
 
     Attributes:
         metrics: By name; plain numbers.
+        moment: Epoch, steps and batches at which it is made, which tell it from all others of its trial.
     """
 
     metrics: dict[str, float]
+    moment: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from ray import tune
 
 from orchestrator.sweep.hparams_board import write_hparams
 from orchestrator.sweep.records import EventFile, Status
+from orchestrator.sweep.spare_room import Sign
 from orchestrator.sweep.trial import MetricNotLogged
 
 
@@ -46,18 +47,22 @@ class Follower(tune.Callback):
         scheduler: Whose decisions a restored run needs; None where it has none to keep.
         metric: What trials are compared by.
         mode: ``"min"`` or ``"max"``.
+        on_workers: Trials train on workers, so some may be able to use what others free.
 
     Attributes:
         fatal: What no trial can go well with; None as long as nothing was found.
     """
 
-    def __init__(self, path: str, display: Display, scheduler: Any, *, metric: str, mode: str) -> None:
+    def __init__(
+        self, path: str, display: Display, scheduler: Any, *, metric: str, mode: str, on_workers: bool = False
+    ) -> None:
         self.fatal: MetricNotLogged | None = None
         self._events = EventFile(path)
         self._display = display
         self._scheduler = scheduler
         self._stopped: set[str] = set()  # whose last report was answered with a stop
         self._open: set[str] = set()
+        self._sign = Sign(path) if on_workers else None
         self._metric = metric
         self._better = min if mode == "min" else max
         self._best: dict[str, float] = {}  # of the trials that have not ended
@@ -100,11 +105,15 @@ class Follower(tune.Callback):
             raise error
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Let the display breathe."""
+        """Let the display breathe, and elastic trials know whether there is room."""
+        if self._sign is not None:
+            self._sign.update(trials)
         self._display.tick()
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         """Note the trials that the end of the sweep has ended."""
+        if self._sign is not None:
+            self._sign.take_down()
         for trial in trials:
             if str(trial) in self._open and trial.is_finished():
                 self._end(trial, "stopped")

@@ -23,11 +23,12 @@ from orchestrator.sweep.tables import flat, result_row
 FILE = "report.html"
 
 
-def write_report(folder: str | os.PathLike[str]) -> str:
+def write_report(folder: str | os.PathLike[str], target: str | os.PathLike[str] | None = None) -> str:
     """Write the page of a sweep and return its path.
 
     Args:
         folder: The sweep's directory.
+        target: The page; ``report.html`` there when None.
 
     Raises:
         MisconfigurationError: It is no sweep's.
@@ -41,7 +42,7 @@ def write_report(folder: str | os.PathLike[str]) -> str:
             f"{path} is no sweep's directory: it has no {directory.FILE}. Name the directory of a sweep."
         ) from None
     page = render(os.path.basename(os.path.abspath(path)), about["metric"], about["mode"], read(path))
-    target = os.path.join(path, FILE)
+    target = os.path.join(path, FILE) if target is None else os.fspath(target)
     with open(f"{target}.tmp", "w", encoding="utf-8") as file:
         file.write(page)
     os.replace(f"{target}.tmp", target)

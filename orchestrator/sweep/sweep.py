@@ -165,11 +165,17 @@ class Sweep:
         with claim(arguments.storage_path, arguments.name, description) as claimed:
             display = self._display(total)
             follower = Follower(
-                claimed.path, display, scheduler, metric=arguments.metric, mode=arguments.mode
+                claimed.path,
+                display,
+                scheduler,
+                metric=arguments.metric,
+                mode=arguments.mode,
+                on_workers=bool(self.room.workers),
             )
             try:
                 grid = run_trials(
-                    trainable_for(job, name, factory(self.room)),
+                    trainable_for(name, factory(self.room)),
+                    job,
                     self.space,
                     arguments,
                     claimed,
@@ -266,7 +272,7 @@ def _room(train: object, resources_per_trial: Any) -> TrialRoom:
         return room_of(plan.group, options.get("threads_per_worker"), gpus=gpus)
     room: TrialRoom = parse_resources(resources_per_trial)
     wanted = plan.num_workers if plan.on_group else 0
-    if len(room.workers) != wanted:
+    if len(room.workers) not in (wanted, plan.num_workers):  # one worker may train here, or on its own
         raise MisconfigurationError(
             f"Sweep(resources_per_trial=...) reserves {len(room.workers)} workers for each trial, and "
             f"Sweep(trainer=...) asks for {wanted}. Leave resources_per_trial out, or make them agree."

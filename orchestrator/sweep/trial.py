@@ -9,15 +9,17 @@ of a sweep there is no current trial, and this module is not even imported.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.recovery import RecoveryPolicy
 from cluster.spec import GroupSpec
 from modules.module import LightningModule
 from orchestrator.callbacks.callback import Callback
 from orchestrator.errors import MisconfigurationError, suggest
-from orchestrator.sweep.dialogue import SAVE, STOP, Report, Saved
+from orchestrator.sweep.dialogue import GO_ON, SAVE, STOP, Report, Saved
 from orchestrator.sweep.retuning import GroupOptions, retune
 from orchestrator.sweep.stopped import TrialStopped
 
@@ -74,6 +76,8 @@ class Trial:
         talk: Says a `Report` or `Saved` to the sweep and returns its decision.
         origin: What the trial's next fit goes on from; None from the start.
         taken: What the fit that begins goes on from.
+        moment: Of the last report: after a loss, workers may come to it again.
+        answered: What the sweep has said last.
     """
 
     name: str
@@ -88,6 +92,8 @@ class Trial:
     talk: Callable[[Report | Saved], str]
     origin: Origin | None = None
     taken: Origin | None = None
+    moment: tuple[int, ...] = ()
+    answered: str = GO_ON
 
     def reporter(self) -> TrialReporter:
         """Return the callback that reports."""
@@ -97,6 +103,7 @@ class Trial:
     def take_start(self, given: str | None) -> str | None:
         """Return the checkpoint that a fit starts from: the trial's own, once, else the one given."""
         self.taken, self.origin = self.origin, None
+        self.moment = ()
         return given if self.taken is None else self.taken.path
 
     def group_spec(self, num_workers: int, **options: Any) -> GroupSpec:
@@ -123,9 +130,33 @@ class Trial:
         )
 
     def answer(self, question: object) -> str:
-        """Pass a `Report` or `Saved` on to the sweep; return its decision."""
+        """Pass a `Report` or `Saved` on to the sweep; return its decision.
+
+        A report that is made again, as the step before it was retried or a checkpoint gone back to, gets the
+        decision that there was: the sweep does not notice the loss.
+        """
         assert isinstance(question, Report | Saved)
-        return self.talk(question)
+        if isinstance(question, Report) and question.moment <= self.moment:
+            return self.answered if question.moment == self.moment else GO_ON
+        if isinstance(question, Report):
+            self.moment = question.moment
+        self.answered = self.talk(question)
+        return self.answered
+
+    def let_grow(self, policy: RecoveryPolicy, spec: GroupSpec, logical_ranks: int) -> None:
+        """Let an elastic group take what the sweep's other trials have freed, and give it back.
+
+        Args:
+            policy: Of the group's run; `max_workers` is kept where it is given.
+            spec: What the group was started with, in the trial's own room.
+            logical_ranks: V: no more workers than that have something to do.
+        """
+        from orchestrator.sweep.spare_room import SpareRoom
+
+        most = policy.max_workers or logical_ranks
+        policy.max_workers = most
+        if most > spec.num_workers:
+            policy.room = SpareRoom(os.path.dirname(self.directory), spec, most)
 
 
 class TrialReporter(Callback):
@@ -181,7 +212,8 @@ class TrialReporter(Callback):
         place, decision = trainer.engine.place, ""
         if trainer.is_global_zero:
             counters = {"epoch": trainer.current_epoch, "global_step": trainer.global_step}
-            decision = place.ask(Report(metrics={**counters, **report}))
+            moment = trainer.current_epoch, trainer.global_step, trainer.batches_seen
+            decision = place.ask(Report(metrics={**counters, **report}, moment=moment))
         while (decision := trainer.strategy.broadcast(decision)) == SAVE:
             content = trainer.dump_checkpoint()
             if trainer.is_global_zero:

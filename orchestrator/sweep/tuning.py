@@ -33,6 +33,7 @@ _QUIET = {
 
 def run_trials(
     trainable: type,
+    job: object,
     space: dict[str, Any],
     arguments: Arguments,
     claim: Claim,
@@ -47,6 +48,7 @@ def run_trials(
 
     Args:
         trainable: What Tune runs trials with.
+        job: What all trials have in common: the argument ``job`` of each trainable.
         space: The search space.
         arguments: The sweep's.
         claim: Its directory, and whether it goes on there.
@@ -86,7 +88,7 @@ def run_trials(
         checkpoint_config=checkpoint_config,
     )
     checkpoint_config.checkpoint_at_end = False  # there is nothing left to save by then
-    with _quiet(), quick_start(), _signals_kept() as was_interrupted:
+    with _quiet(), quick_start(job), _signals_kept() as was_interrupted:
         if claim.goes_on and tune.Tuner.can_restore(claim.path) and _has_snapshot(claim.path):
             tuner = tune.Tuner.restore(
                 claim.path, trainable, param_space=space, resume_unfinished=True, restart_errored=True

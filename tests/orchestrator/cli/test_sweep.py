@@ -102,6 +102,40 @@ def test_a_page_is_written_again(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
 
 
+def test_the_command_for_runs_takes_sweeps_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``orchestrator report SWEEP`` writes the same page, where it is told to; a sweep has no second one."""
+    sweep, page = tmp_path / "mine", tmp_path / "page.html"
+    sweep.mkdir()
+    (sweep / "sweep.json").write_text(json.dumps({"metric": "loss", "mode": "min"}), encoding="utf-8")
+    EventFile(str(sweep)).started("trial_00000", {"lr": 1})
+    assert main(["report", str(sweep)]) == 0
+    assert main(["report", str(sweep), "--output", str(page)]) == 0
+    assert page.read_text(encoding="utf-8") == (sweep / "report.html").read_text(encoding="utf-8")
+    assert "trial" in page.read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert main(["report", str(sweep), str(sweep)]) == 2
+    assert "is a sweep, and only runs" in capsys.readouterr().err
+
+
+@pytest.mark.ray
+def test_a_sweep_runs_from_its_file_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One command searches; again with more samples it adds the new ones; the page tells of all."""
+    path = tmp_path / "sweep.yaml"
+    quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "limit_train_batches": 2}
+    content = {**GOOD, "num_samples": 2, "name": "mine", "trainer": {"max_epochs": 2, **quiet}}
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    command = ["sweep", "--config", str(path), "--storage-path", str(tmp_path)]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert "Best: trial " in said.out
+    assert f"Report: {tmp_path / 'mine' / 'report.html'}" in said.out
+    assert "Trial 2 of 2" in said.err
+    assert main([*command, "--num-samples", "3"]) == 0
+    rows = (tmp_path / "mine" / "results.csv").read_text(encoding="utf-8").strip().splitlines()
+    assert len(rows) == 4
+    assert main(["report", str(tmp_path / "mine")]) == 0
+
+
 def test_files_are_read_as_mappings(tmp_path: Path) -> None:
     """A list is no settings; a class is found by its path."""
     path = tmp_path / "sweep.yaml"
