@@ -304,7 +304,7 @@ class WorkerGroup:
         ranks = [rank for rank in notice.ranks if rank in self._roster.present]
         least = policy.min_workers
         fewer = least is not None and len(self._roster.present) - len(ranks) >= least
-        return not ranks or self._roster.hand_over(ranks, notice.reason, fewer=fewer)
+        return not ranks or self._roster.hand_over(ranks, notice.reason, notice.deadline, fewer=fewer)
 
     @property
     def present(self) -> list[int]:

@@ -117,7 +117,7 @@ class ResizableRoster(Roster):
         if not going or self._returned or not self._have_gone_on():
             return []
         number = going[-1]
-        if not self.hand_over([number], "others need its place", fewer=True):
+        if not self.hand_over([number], "others need its place", time.monotonic(), fewer=True):
             return []
         self._steps = None
         self._more.remove(self._places[number][0])

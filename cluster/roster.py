@@ -179,13 +179,15 @@ class Roster:
         self._free(list(range(len(self.actors))))
         return replaced
 
-    def hand_over(self, ranks: Sequence[int], why: str, *, fewer: bool) -> bool:
+    def hand_over(self, ranks: Sequence[int], why: str, deadline: float, *, fewer: bool) -> bool:
         """End the workers of these ranks, which will be gone soon anyway, if others can take over at once.
-        The run learns of it as of any loss. From any thread.
+        The run learns of it as of any loss. One goes after the other, as each may hold what another alone
+        knows, with two steps in between. From any thread.
 
         Args:
             ranks: whose.
             why: they must go.
+            deadline: by when all must have gone, on the clock of `time.monotonic`.
             fewer: the others go on with fewer; else somebody must be up for each, on a node that stays.
 
         Returns:
@@ -193,9 +195,7 @@ class Roster:
         """
         import ray
 
-        assert self._heartbeat is not None
-        progress = self._heartbeat.progress()
-        if not all(progress.get(self._numbers[rank]) for rank in self.present):
+        if not self._least_progress():
             return False
         if not fewer and len(self._up_to_stay()) < len(ranks):
             return False
@@ -203,8 +203,18 @@ class Roster:
             for rank in ranks:
                 self._verdicts[self._numbers[rank]] = f"it had to go and has handed over ({why})"
         for rank in ranks:
+            step = self._least_progress()
             ray.kill(self.actors[rank], no_restart=True)
+            while rank != ranks[-1] and self._least_progress() < step + 2 and time.monotonic() < deadline:
+                if self._ending.wait(_ENDING_S):
+                    return True
         return True
+
+    def _least_progress(self) -> int:
+        """Return how far all callables have come; 0 where one is not where it could go on after a loss."""
+        assert self._heartbeat is not None
+        progress = self._heartbeat.progress()
+        return min((progress.get(self._numbers[rank], 0) for rank in self.present), default=0)
 
     def _up_to_stay(self) -> list[_Recruit]:
         """Return the recruits that are up on nodes that Ray does not drain."""

@@ -201,10 +201,10 @@ subprocess.run([
 FAULTS = [
     kill_node,
     cut_off,
-    mute,
+    drain,
     *(
         pytest.param(fault, marks=pytest.mark.slow)
-        for fault in (kill_worker, freeze_worker, power_off, deafen, drain)
+        for fault in (kill_worker, freeze_worker, power_off, deafen, mute)
     ),
 ]
 

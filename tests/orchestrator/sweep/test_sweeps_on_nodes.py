@@ -83,6 +83,7 @@ def undisturbed(lab: NetLab, tmp_path_factory: pytest.TempPathFactory) -> list[A
     return streams
 
 
+@pytest.mark.slow
 def test_an_early_stop_reaches_all_ranks_at_one_step(lab: NetLab, tmp_path: Path) -> None:
     """ASHA over trials of two workers: by their own notes, both ranks have made the same steps, those of the
     reports and not one more."""
