@@ -35,6 +35,7 @@ _REACH_S = 1.5  # a SYN that is lost is sent again after 1 s
 _LOOK_S = 5.0
 _KNOWS_BETTER_S = 0.25
 _ENDING_S = 0.1
+_HEARD_S = 1.0  # for the first signs of progress to arrive
 
 
 @dataclass(slots=True, kw_only=True)
@@ -195,8 +196,10 @@ class Roster:
         """
         import ray
 
-        if not self._least_progress():
-            return False
+        heard_by = min(deadline, time.monotonic() + _HEARD_S)
+        while not self._least_progress():
+            if time.monotonic() > heard_by or self._ending.wait(_ENDING_S):
+                return False
         if not fewer and len(self._up_to_stay()) < len(ranks):
             return False
         with self._lock:

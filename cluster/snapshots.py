@@ -26,6 +26,7 @@ from cluster.network import listen
 _HELLO = struct.Struct("<32sQQ")  # the group's token, generation, rank
 _FRAME = struct.Struct("<QQ")  # number, length of what follows
 _KEPT = 2
+_NO_MORE = 1 << 63  # a generation behind all
 _CONNECT_S = 10.0
 
 
@@ -195,7 +196,7 @@ class Snapshots:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.hang_up()
-        self._let_go(self._generation + 1)
+        self._let_go(_NO_MORE)
         with self._lock:
             os.close(self._woken)
             os.close(self._waker)
@@ -310,6 +311,9 @@ class Snapshots:
             return
         link.setblocking(False)
         with self._lock:
+            if self._waker == -1:  # closed meanwhile
+                link.close()
+                return
             self._wards.append(_Ward(link, generation, rank))
             self._wake()
 

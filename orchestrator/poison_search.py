@@ -158,7 +158,7 @@ def sample_numbers(root: Path, finding: Finding) -> tuple[int, ...]:
     """Return the numbers in the data set of the samples that were found, from the ledger below `root`;
     nothing where it does not have them.
     """
-    for path in sorted((root / LEDGER).glob(f"*-rank-{finding.rank:05d}.jsonl")):
+    for path in sorted((root / LEDGER).glob(f"*-rank-{finding.rank:05d}-*.jsonl")):
         for text in path.read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(ValueError):
                 line = json.loads(text)

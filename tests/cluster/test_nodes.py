@@ -251,6 +251,7 @@ def _kilobytes(folder: Path) -> str:
     return f"{sum(path.stat().st_size for path in folder.glob('*.py')) / 1000:.1f}"
 
 
+@pytest.mark.slow
 def test_a_link_that_works_in_one_direction_is_named(lab: NetLab) -> None:
     """A node whose packets to a peer vanish is named with that peer, in seconds; afterwards all is well."""
     gang = (2, {"label_selector": [{"zone": "a"}, {"zone": "b"}]})

@@ -191,7 +191,7 @@ torch.save((module.state_dict(), metrics, outputs, trainer.log_dir), root / f"ra
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_torchrun_is_bit_equal_to_a_group(
     tmp_path: Path, strategy: str, request: pytest.FixtureRequest
 ) -> None:

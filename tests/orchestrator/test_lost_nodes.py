@@ -91,7 +91,10 @@ class Run:
                 [sys.executable, "-c", PROGRAM, str(self.folder)],
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={"PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])},
+                env={
+                    "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]),
+                    **({"STEP_S": "1"} if fault is drain else {}),  # so that the spare is up
+                },
             )
         try:
             if fault is not None:
@@ -201,10 +204,9 @@ subprocess.run([
 FAULTS = [
     kill_node,
     cut_off,
-    drain,
     *(
         pytest.param(fault, marks=pytest.mark.slow)
-        for fault in (kill_worker, freeze_worker, power_off, deafen, mute)
+        for fault in (kill_worker, freeze_worker, power_off, deafen, mute, drain)
     ),
 ]
 

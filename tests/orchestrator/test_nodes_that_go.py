@@ -128,6 +128,7 @@ def workers_of(lab: NetLab, nodes: range) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.slow
 def test_a_node_that_ray_drains_is_left_with_nothing_lost(lab: NetLab) -> None:
     """The run saves and stops seconds after Ray's notice; on a new node it ends as if nothing had been."""
     out, err = start(lab, 0, "drained").communicate(timeout=200)

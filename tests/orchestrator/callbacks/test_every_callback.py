@@ -92,6 +92,7 @@ MAKE: dict[str, Callable[[Path], pl.Callback]] = {
     "EMAWeightAveraging": lambda root: callbacks.EMAWeightAveraging(decay=0.9),
     "EarlyStopping": lambda root: callbacks.EarlyStopping("val_loss"),
     "GradientAccumulationScheduler": lambda root: callbacks.GradientAccumulationScheduler({1: 2}),
+    "GradientHash": lambda root: callbacks.GradientHash(),
     "LambdaCallback": lambda root: callbacks.LambdaCallback(on_train_batch_end=say_nothing),
     "LearningRateFinder": lambda root: callbacks.LearningRateFinder(num_training_steps=20),
     "LearningRateMonitor": lambda root: callbacks.LearningRateMonitor(),

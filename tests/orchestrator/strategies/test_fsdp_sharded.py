@@ -162,7 +162,7 @@ class Killed(pl.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("kind", ["sharded", "full"])
+@pytest.mark.parametrize("kind", ["sharded", pytest.param("full", marks=pytest.mark.slow)])
 def test_a_lost_rank_is_replaced_and_all_go_on_from_the_newest_checkpoint(kind: Any, tmp_path: Path) -> None:
     """No rank holds the shards of another, so the epoch is trained again, to the same bits."""
     strategy = FSDPStrategy(state_dict_type=kind)

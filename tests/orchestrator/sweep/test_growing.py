@@ -90,6 +90,7 @@ def fit(folder: Path, room: Any, waits: bool) -> tuple[dict[str, Tensor], list[d
     return module.state_dict(), told
 
 
+@pytest.mark.slow
 def test_a_worker_comes_and_goes_and_nothing_else_changes(tmp_path: Path, room: Any) -> None:
     """Weights and reports are those of the trial that stays alone; a report is made once."""
     weights, told = fit(tmp_path / "alone", room, waits=False)
