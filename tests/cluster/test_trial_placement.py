@@ -52,6 +52,7 @@ print(json.dumps([*run([{"CPU": 0.5}, worker, worker], [0, 1]), *run([worker, wo
 """
 
 
+@pytest.mark.slow
 def test_a_trial_uses_its_own_bundles(run_driver: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     """With bundles for its workers, they run there; with too few of them, or with spares, the trial is told
     what to reserve, instead of waiting for other trials' room.

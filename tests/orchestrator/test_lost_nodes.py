@@ -202,11 +202,10 @@ subprocess.run([
 """
 
 FAULTS = [
-    kill_node,
     cut_off,
     *(
         pytest.param(fault, marks=pytest.mark.slow)
-        for fault in (kill_worker, freeze_worker, power_off, deafen, mute, drain)
+        for fault in (kill_worker, freeze_worker, kill_node, power_off, deafen, mute, drain)
     ),
 ]
 
