@@ -10,6 +10,7 @@ worker in the lost one's, when there is room again.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import threading
@@ -35,7 +36,8 @@ _REACH_S = 1.5  # a SYN that is lost is sent again after 1 s
 _LOOK_S = 5.0
 _KNOWS_BETTER_S = 0.25
 _ENDING_S = 0.1
-_HEARD_S = 1.0  # for the first signs of progress to arrive
+_HEARD_S = 5.0  # for signs of progress of all ranks to arrive
+_log = logging.getLogger("cluster")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -199,8 +201,11 @@ class Roster:
         heard_by = min(deadline, time.monotonic() + _HEARD_S)
         while not self._least_progress():
             if time.monotonic() > heard_by or self._ending.wait(_ENDING_S):
+                _log.info("%s: nobody takes over, as the run is not where it could go on after a loss", why)
                 return False
-        if not fewer and len(self._up_to_stay()) < len(ranks):
+        up = len(self._up_to_stay())
+        if not fewer and up < len(ranks):
+            _log.info("%s: nobody takes over, as %d workers are up for %d places", why, up, len(ranks))
             return False
         with self._lock:
             for rank in ranks:

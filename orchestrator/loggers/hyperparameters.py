@@ -40,8 +40,8 @@ def to_plain(value: Any) -> Any:
     """Return `value` made only of None, bool, int, float, str, list and dict; what has no such form becomes
     its repr.
 
-    >>> to_plain({"lr": 0.1, "layers": (4, 8), "act": print})
-    {'lr': 0.1, 'layers': [4, 8], 'act': '<built-in function print>'}
+    >>> to_plain({"lr": 0.1, "layers": (4, 8), "act": abs})
+    {'lr': 0.1, 'layers': [4, 8], 'act': '<built-in function abs>'}
     """
     if isinstance(value, enum.Enum):
         return value.name

@@ -118,12 +118,13 @@ def test_all_ranks_stop_at_one_step_and_go_on_from_it(
 
 def test_a_run_without_collectives_in_its_steps_stops_too(tmp_path: Path) -> None:
     """Ranks that never wait for each other, and differ in speed, stop at the same step all the same."""
+    windows = 4000  # more than the faster rank runs until it is told
 
     class Apart(Net):
         automatic_optimization = False
 
         def training_step(self, batch: Any, batch_idx: int) -> None:
-            time.sleep(0.001 if self.global_rank else 0.02)
+            time.sleep(0.004 if self.global_rank else 0.008)
 
     class Notices(pl.Callback):
         def on_train_batch_end(self, trainer: Any, *rest: Any) -> None:
@@ -132,8 +133,8 @@ def test_a_run_without_collectives_in_its_steps_stops_too(tmp_path: Path) -> Non
 
     trainer = group_trainer(tmp_path, max_epochs=1, log_every_n_steps=10**6, callbacks=[Notices()])
     with pytest.raises(Preempted, match="SIGTERM to rank 0"):
-        trainer.fit(Apart(), loader(160 * 16))
-    assert 5 < trainer.state.windows < 160
+        trainer.fit(Apart(), loader(windows * 16))
+    assert 5 < trainer.state.windows < windows
 
 
 def test_a_hung_group_is_ended_when_its_time_is_up(tmp_path: Path) -> None:
@@ -218,7 +219,7 @@ def test_a_spare_takes_over_from_a_worker_that_must_go(
     wait_for_spare(first)
     sends = Sends(signal.SIGTERM, None, after=15)
     trainer, module = fit(tmp_path / "second", sends, spares=1, max_failures=1)
-    assert not hasattr(trainer, "told") and trainer.global_step == 40
+    assert getattr(trainer, "told", None) is None and trainer.global_step == 40
     assert_equal_weights(module, unbroken[1])
     with pool.lease(trainer.plan.group) as group:
         assert group.generation > 1
@@ -230,5 +231,5 @@ def test_an_elastic_run_goes_on_without_a_worker_that_must_go(tmp_path: Path) ->
     whole, expected = fit(tmp_path / "whole", strategy=elastic)
     sends = Sends(signal.SIGTERM, None, after=15)
     trainer, module = fit(tmp_path / "less", sends, strategy=elastic)
-    assert not hasattr(trainer, "told") and trainer.global_step == whole.global_step == 40
+    assert getattr(trainer, "told", None) is None and trainer.global_step == whole.global_step == 40
     assert_equal_weights(module, expected)

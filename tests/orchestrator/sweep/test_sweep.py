@@ -74,7 +74,7 @@ def test_bad_trials_stop_early_and_the_best_has_a_checkpoint(tmp_path: Path) -> 
     assert reports == {0.9: 6, 0.5: 2, 0.1: 2, 0.05: 2}
     best = result.get_best_result()
     assert best.config == {"quality": 0.9}
-    assert best.metrics["global_step"] == 24
+    assert best.metrics_dataframe["global_step"].tolist() == [4, 8, 12, 16, 20, 24]
     loaded = Steady.load_from_checkpoint(Path(best.checkpoint.path) / "checkpoint.ckpt")
     assert loaded.quality == 0.9
     assert sorted(os.listdir(tmp_path)) == ["sweep_0"]
