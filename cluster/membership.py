@@ -14,11 +14,15 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from cluster import process_group
 from cluster.errors import RunLost, StartError
-from cluster.process_group import Links, StoreAddress
+from cluster.process_group import Links
 from cluster.snapshots import Holder, Snapshots
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 _LOOK_S = 0.002
 
@@ -27,7 +31,7 @@ class Membership:
     """One worker's membership. `want` may be called from any thread, the rest from the callable's.
 
     Args:
-        store: Where the driver's store listens.
+        store: The connection to the driver's store.
         rank: This worker's rank.
         world_size: Members, where the driver names none.
         backend: "gloo" or "nccl".
@@ -42,7 +46,7 @@ class Membership:
 
     def __init__(
         self,
-        store: StoreAddress,
+        store: TCPStore,
         *,
         rank: int,
         world_size: int,
@@ -51,7 +55,7 @@ class Membership:
         device: str,
         snapshots: Snapshots,
     ) -> None:
-        self._store = process_group.connect_store(store, timeout_s)
+        self._store = store
         self._rank = rank
         self._lists: dict[int, tuple[int, ...]] = {}
         self.members: tuple[int, ...] = tuple(range(world_size))

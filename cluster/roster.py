@@ -264,7 +264,8 @@ class Roster:
         actor = staff.spawn(self.spec, reservation, bundle)
         life = actor.live.options(concurrency_group="life").remote()
         self._all.append((actor, life))
-        ready = actor.prepare.remote(dict(self.spec.env), self.spec.preload)
+        store = None if self._store is None else (self._store.address, self.spec.collective_timeout_s)
+        ready = actor.prepare.remote(dict(self.spec.env), self.spec.preload, store)
         return _Recruit(actor=actor, life=life, ready=ready, reservation=reservation, bundle=bundle)
 
     def _call_spares(self, deadline: float, make_room: Callable[[], None] | None) -> None:

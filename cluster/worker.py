@@ -18,7 +18,7 @@ import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster import native_stack, network, preemption, preflight, sources
 from cluster.context import WorkerContext
@@ -28,12 +28,15 @@ from cluster.heartbeat import Beacon, HeartbeatAddress
 from cluster.mailbox import Batch, Mailbox
 from cluster.membership import Membership
 from cluster.output import Tail, captured
-from cluster.process_group import StoreAddress
+from cluster.process_group import StoreAddress, connect_store
 from cluster.rank_state import RankState, observe
 from cluster.ranks import Place, WorkerInfo
 from cluster.serialization import Parcel, dump, load
 from cluster.snapshots import Snapshots
 from cluster.surroundings import restored
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 __all__ = ["LANES", "Assignment", "Success", "Worker", "WorkerContext"]
 
@@ -80,6 +83,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._assignment: Assignment | None = None
+        self._store: TCPStore | None = None
         self._membership: Membership | None = None
         self._beacon: Beacon | None = None
         self._runs: dict[int, tuple[Mailbox, dict[str, object]]] = {}
@@ -91,12 +95,17 @@ class Worker:
         preemption.set_handler(self._told_to_go)
         native_stack.register()
 
-    def prepare(self, env: Mapping[str, str], preload: Sequence[str]) -> Place:
+    def prepare(
+        self, env: Mapping[str, str], preload: Sequence[str], store: tuple[StoreAddress, float] | None = None
+    ) -> Place:
         """Set the environment, import what every callable will need, and say where this process is.
 
         Args:
             env: environment variables.
             preload: modules to import behind the answer, while this process waits for others.
+            store: where the driver's store listens, and the timeout of its operations in seconds, where it
+                is there already. Connecting takes seconds where addresses have no names, as torch looks for
+                one; who has done so before it is needed takes a lost rank's place without.
         """
         import ray
 
@@ -104,6 +113,8 @@ class Worker:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # hides a harmless line on missing reverse DNS
         for name in _WARM_IMPORTS:
             importlib.import_module(name)
+        if store is not None:
+            self._store = connect_store(*store)
         gc.freeze()  # what was imported is never garbage, so collecting after a run is quick
         threading.Thread(target=_import_all, args=(preload,), name="cluster-preload", daemon=True).start()
         context = ray.get_runtime_context()
@@ -151,7 +162,7 @@ class Worker:
         network.name_interface(host)
         self._beacon = Beacon(assignment.heartbeat, assignment.member, _end_now)
         self._membership = Membership(
-            assignment.store,
+            self._store or connect_store(assignment.store, assignment.collective_timeout_s),
             rank=info.rank,
             world_size=info.world_size,
             backend=assignment.backend,

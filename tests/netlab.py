@@ -5,6 +5,9 @@ direction vanish without a word, a link gets slow, a node loses power, a process
 to the machine's own network, and no packet can leave: the bridge has no uplink. The file system is shared.
 It needs root and `ip`; `missing()` says what is not there. `stop` ends every process of every node and
 removes the namespaces; nothing of it survives.
+
+Nodes know each other by name, node0 and on, as they do where there is a name service: without names, whatever
+looks for that of an address waits 6 s for an answer.
 """
 
 from __future__ import annotations
@@ -23,10 +26,12 @@ from types import TracebackType
 from typing import Self
 
 _SUBNET = "10.77.0"
+_MOST = 64  # nodes that can be added
 _PORT = 6379
 _NOWHERE = "02:00:00:00:00:01"  # the address of no interface on the bridge
 _STORE_BYTES = 100 * 2**20
 _START_S = 120.0
+_SPACES = Path("/etc/netns")  # `ip netns exec` lets a space see the files of its folder here as those of /etc
 
 HEALTH_CHECKS = {
     "RAY_health_check_initial_delay_ms": "1000",
@@ -251,6 +256,7 @@ class NetLab:
                 self.kill_node(node)
                 time.sleep(0.02)
             _run("ip", "netns", "del", self._space(node), check=False)
+            shutil.rmtree(_SPACES / self._space(node), ignore_errors=True)
         _run("ip", "netns", "del", self._switch, check=False)
         shutil.rmtree(self._home, ignore_errors=True)
 
@@ -282,6 +288,9 @@ class NetLab:
         node = self._nodes
         self._nodes += 1
         space, port = self._space(node), f"port{node}"
+        (_SPACES / space).mkdir(parents=True, exist_ok=True)
+        names = "".join(f"{self.ip(other)} node{other}\n" for other in range(_MOST))
+        (_SPACES / space / "hosts").write_text(f"{Path('/etc/hosts').read_text()}\n{names}")
         _run("ip", "netns", "add", space)
         self._in_switch("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", space)
         self._in_switch("link", "set", port, "master", "br0", "up")
