@@ -13,13 +13,13 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from cluster import noise, preflight
+from cluster import preflight
 from cluster.errors import StartError
 from cluster.fitting import plan_bundles
 from cluster.heartbeat import ENDED
 from cluster.placement import Reservation
-from cluster.ranks import Place, replace_worker
-from cluster.roster import Roster, _Recruit
+from cluster.ranks import Place
+from cluster.roster import Roster
 from cluster.spec import GroupSpec
 
 _STEPS_BETWEEN = 2  # so that all have handed over what they alone know
@@ -84,17 +84,17 @@ class ResizableRoster(Roster):
         import ray
 
         plan = plan_bundles(replace(self.spec, num_workers=1, num_nodes=None, spares=0, label_selectors=()))
-        while len(self.present) + len(self._recruits) < most:
+        while len(self.present) + len(self._recruits.coming) < most:
             group = ray.util.placement_group([dict(plan.bundle)])
             reservation = Reservation(placement_group=group, bundle_of_worker=(0,), ours=True)
             self._more.append(reservation)
             self.resized = True
-            self._recruits.append(self._recruit(reservation, 0))
+            self._recruits.call(reservation, 0)
 
     @property
     def called(self) -> int:
         """How many workers there are, or have been asked for."""
-        return len(self.present) + len(self._recruits)
+        return len(self.present) + len(self._recruits.coming)
 
     def give_back(self) -> list[int]:
         """Give the places of `call_more` back: at once where nobody is in them yet. Of those who work there,
@@ -108,8 +108,8 @@ class ResizableRoster(Roster):
         """
         import ray
 
-        for recruit in [item for item in self._recruits if item.reservation in self._more]:
-            self._recruits.remove(recruit)
+        for recruit in [item for item in self._recruits.coming if item.reservation in self._more]:
+            self._recruits.coming.remove(recruit)
             self._more.remove(recruit.reservation)
             ray.kill(recruit.actor, no_restart=True)
             recruit.reservation.remove()
@@ -135,7 +135,7 @@ class ResizableRoster(Roster):
 
     def recruits(self, most: int) -> list[Any]:
         """Return what tells when somebody is up that could come; nothing where `most` are there."""
-        return [] if len(self.present) >= most else [recruit.ready for recruit in self._recruits]
+        return [] if len(self.present) >= most else [recruit.ready for recruit in self._recruits.coming]
 
     def admit(self, ready: Any) -> int | None:
         """Give a number to somebody who is up, so that it can make itself ready; return the number, or None
@@ -143,16 +143,16 @@ class ResizableRoster(Roster):
         """
         import ray
 
-        recruit = next(item for item in self._recruits if item.ready == ready)
-        self._recruits.remove(recruit)
+        recruit = next(item for item in self._recruits.coming if item.ready == ready)
+        self._recruits.coming.remove(recruit)
         try:
             place: Place = ray.get(ready)
             if preflight.warn_of(place.node_ip, place.report):
                 return None
             number = self._vacancy()
-            self._take_in(number, recruit, place, time.monotonic() + self.spec.start_timeout_s)
+            self._install(number, recruit, place, time.monotonic() + self.spec.start_timeout_s)
         except (ray.exceptions.RayError, StartError):
-            self._recruits.append(self._recruit(recruit.reservation, recruit.bundle))
+            self._recruits.call_again(recruit)
             return None
         self.resized = True
         return number
@@ -192,12 +192,3 @@ class ResizableRoster(Roster):
             self._lives.append(None)
             self._places.append(self._places[-1])
         return number
-
-    def _take_in(self, number: int, recruit: _Recruit, place: Place, deadline: float) -> None:
-        info = replace_worker(self.workers, number, place)
-        self.workers = (*self.workers[:number], info, *self.workers[number + 1 :])
-        self.actors[number], self._lives[number] = recruit.actor, recruit.life
-        self._places[number] = (recruit.reservation, recruit.bundle)
-        noise.mute_deaths([info.pid])
-        self._assign([number], deadline)
-        self.deliver([number])

@@ -12,11 +12,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from cluster import actors as staff
@@ -24,31 +22,19 @@ from cluster import network, noise, preflight, session
 from cluster.delivery import Delivery
 from cluster.environment import defaulted
 from cluster.errors import PlacementError, StartError
-from cluster.heartbeat import ENDED, HeartbeatServer, ProcessState, process_state
+from cluster.heartbeat import ENDED, HeartbeatServer
+from cluster.inquiry import Inquiry
 from cluster.placement import Reservation, name_places, reserve
-from cluster.preemption import draining_nodes
 from cluster.process_group import StoreServer
 from cluster.ranks import Place, WorkerInfo, assign_ranks, replace_worker
+from cluster.recruits import Recruit, Recruits
 from cluster.spec import GroupSpec
 from cluster.worker import Assignment
 
-_REACH_S = 1.5  # a SYN that is lost is sent again after 1 s
-_LOOK_S = 5.0
 _KNOWS_BETTER_S = 0.25
 _ENDING_S = 0.1
 _HEARD_S = 5.0  # for signs of progress of all ranks to arrive
 _log = logging.getLogger("cluster")
-
-
-@dataclass(slots=True, kw_only=True)
-class _Recruit:
-    """A worker that is coming up, or stands by."""
-
-    actor: Any
-    life: Any
-    ready: Any  # of its place
-    reservation: Reservation
-    bundle: int
 
 
 class Roster:
@@ -68,17 +54,16 @@ class Roster:
         self.generation = 0
         self._lives: list[Any] = []
         self._numbers: list[int] = []  # of each rank's process, as the heartbeat server knows it
-        self._recruits: list[_Recruit] = []
-        self._all: list[tuple[Any, Any]] = []  # every actor ever started, with its life
+        self._recruits = Recruits(spec)
         self._places: list[tuple[Reservation, int]] = []  # each rank's bundle
         self._reservation: Reservation | None = None
         self._spare_reservation: Reservation | None = None
         self._store: StoreServer | None = None
         self._heartbeat: HeartbeatServer | None = None
         self._verdicts: dict[int, str] = {}
-        self._nodes: dict[str, tuple[str, int]] = {}
         self._lock = threading.Lock()
         self._ending = threading.Event()
+        self._inquiry = Inquiry(self._ending)
         self._delivery = Delivery()
         self.present: list[int] = list(range(spec.num_workers))
 
@@ -102,7 +87,7 @@ class Roster:
         session.connect()
         reservation = self._reservation = reserve(spec, deadline, make_room)
         bundles = reservation.bundle_of_worker
-        recruits = [self._recruit(reservation, bundle) for bundle in bundles]
+        recruits = [self._recruits.call(reservation, bundle) for bundle in bundles]
         with defaulted(TORCH_CPP_LOG_LEVEL="ERROR"):  # hides a harmless line on missing reverse DNS
             import torch.distributed  # noqa: F401  now, while the workers import it too
         places = staff.collect(
@@ -114,6 +99,7 @@ class Roster:
         preflight.check_versions(
             preflight.report(), {place.node_ip: place.report for place in places if place.report}
         )
+        self._recruits.coming.clear()
         ranked = assign_ranks(places, first=ray.get_runtime_context().get_node_id())
         self.workers = tuple(info for _, info in ranked)
         self.actors = [recruits[index].actor for index, _ in ranked]
@@ -123,9 +109,10 @@ class Roster:
         self._check_nodes()
         host = network.address_towards(self._peer_of_driver())
         self._store = StoreServer(host, spec.collective_timeout_s)
+        self._recruits.store = self._store.address
         driver = (self._store.address.host, self._store.address.port)
         staff.check_links(self.actors, self.workers, driver, deadline)
-        self._heartbeat = HeartbeatServer(host, self._inquire, self._bury)
+        self._heartbeat = HeartbeatServer(host, self._inquiry.state_of, self._bury)
         self._assign(range(len(self.workers)), deadline)
         self.join(deadline)
         self._call_spares(deadline, make_room)
@@ -203,7 +190,7 @@ class Roster:
             if time.monotonic() > heard_by or self._ending.wait(_ENDING_S):
                 _log.info("%s: nobody takes over, as the run is not where it could go on after a loss", why)
                 return False
-        up = len(self._up_to_stay())
+        up = len(self._recruits.up_to_stay())
         if not fewer and up < len(ranks):
             _log.info("%s: nobody takes over, as %d workers are up for %d places", why, up, len(ranks))
             return False
@@ -224,26 +211,13 @@ class Roster:
         progress = self._heartbeat.progress()
         return min((progress.get(self._numbers[rank], 0) for rank in self.present), default=0)
 
-    def _up_to_stay(self) -> list[_Recruit]:
-        """Return the recruits that are up on nodes that Ray does not drain."""
-        import ray
-
-        calls = {recruit.ready: recruit for recruit in list(self._recruits)}
-        done = ray.wait(list(calls), num_returns=len(calls), timeout=0)[0] if calls else []
-        going, found = draining_nodes(), []
-        for call in done:
-            with contextlib.suppress(ray.exceptions.RayError):  # it is lost
-                if ray.get(call).node_id not in going:
-                    found.append(calls[call])
-        return found
-
     def end(self) -> None:
         """End all workers with their children and give their places back."""
         import ray
 
         self._ending.set()
         members, self.actors = self.actors, []
-        everybody, self._all = self._all, []
+        everybody, self._recruits.everybody = self._recruits.everybody, []
         try:
             if everybody and ray.is_initialized():
                 staff.end(
@@ -260,20 +234,13 @@ class Roster:
 
     # ---------------------------------------------------------------- bringing workers up
 
-    def _recruit(self, reservation: Reservation, bundle: int) -> _Recruit:
-        actor = staff.spawn(self.spec, reservation, bundle)
-        life = actor.live.options(concurrency_group="life").remote()
-        self._all.append((actor, life))
-        store = None if self._store is None else (self._store.address, self.spec.collective_timeout_s)
-        ready = actor.prepare.remote(dict(self.spec.env), self.spec.preload, store)
-        return _Recruit(actor=actor, life=life, ready=ready, reservation=reservation, bundle=bundle)
-
     def _call_spares(self, deadline: float, make_room: Callable[[], None] | None) -> None:
         """Start the spares, in places of their own; returns when there is room, before they are up."""
         if not self.spec.spares:
             return
         reservation = self._spare_reservation = reserve(self.spec.for_spares(), deadline, make_room)
-        self._recruits += [self._recruit(reservation, bundle) for bundle in reservation.bundle_of_worker]
+        for bundle in reservation.bundle_of_worker:
+            self._recruits.call(reservation, bundle)
 
     def _assign(self, ranks: Any, deadline: float) -> None:
         """Tell workers who they are, and watch over them from now on."""
@@ -301,7 +268,7 @@ class Roster:
             calls.append(self.actors[rank].assign.remote(assignment))
         chosen = [names[rank] for rank in ranks]
         staff.collect(calls, names=chosen, doing="take its rank", deadline=deadline)
-        self._remember_nodes()
+        self._inquiry.remember_nodes()
 
     def _names(self) -> list[str]:
         return [f"rank {worker.rank} on node {worker.node_ip}" for worker in self.workers]
@@ -365,7 +332,7 @@ class Roster:
 
     def _make_up_for(self, rank: int) -> None:
         """Ask for a worker in the place of one that is gone."""
-        self._recruits.append(self._recruit(*self._places[rank]))
+        self._recruits.call(*self._places[rank])
 
     def _free(self, ranks: list[int]) -> None:
         """Free these ranks from the generation that they are in, for the present one. Does not wait."""
@@ -375,73 +342,24 @@ class Roster:
 
     def _fill(self, rank: int, deadline: float) -> None:
         """Give a rank to the first recruit that is up."""
-        import ray
-
         while True:
-            calls = {recruit.ready: recruit for recruit in self._recruits}
-            left_s = max(0.0, deadline - time.monotonic())
-            done, _ = ray.wait(list(calls), num_returns=1, timeout=left_s)
-            if not done:
-                raise StartError(
-                    f"No replacement for rank {rank} came within the time given: there is neither a spare "
-                    "nor room for a new worker. Add a node, ask for spares, or wait longer."
-                )
-            recruit = calls[done[0]]
-            self._recruits.remove(recruit)
+            recruit, place = self._recruits.take_first(rank, deadline)
             try:
-                place: Place = ray.get(done[0])
-            except ray.exceptions.RayError:  # it was lost before it was needed
-                self._recruits.append(self._recruit(recruit.reservation, recruit.bundle))
-                continue
-            if preflight.warn_of(place.node_ip, place.report):
-                continue
-            info = replace_worker(self.workers, rank, place)
-            self.workers = (*self.workers[:rank], info, *self.workers[rank + 1 :])
-            self.actors[rank], self._lives[rank] = recruit.actor, recruit.life
-            self._places[rank] = (recruit.reservation, recruit.bundle)
-            noise.mute_deaths([info.pid])
-            try:
-                self._assign([rank], deadline)
-                self.deliver([rank])
+                self._install(rank, recruit, place, deadline)
                 return
             except StartError:
-                self._recruits.append(self._recruit(recruit.reservation, recruit.bundle))
+                self._recruits.call_again(recruit)
 
-    # ---------------------------------------------------------------- finding out about silent ones
+    def _install(self, rank: int, recruit: Recruit, place: Place, deadline: float) -> None:
+        """Give a rank to a recruit that is up.
 
-    def _remember_nodes(self) -> None:
-        import ray
-
-        self._nodes = {
-            node["NodeID"]: (node["NodeManagerAddress"], node["NodeManagerPort"]) for node in ray.nodes()
-        }
-
-    def _inquire(self, node: str, pid: int) -> ProcessState:
-        """Find out about a process of a node where no other worker can look."""
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        if node == ray.get_runtime_context().get_node_id():
-            return process_state(pid)
-        if node not in self._nodes or not _reaches(*self._nodes[node]):
-            return ProcessState.UNREACHABLE
-        look: Any = ray.remote(num_cpus=0, max_retries=0)(process_state)
-        there = NodeAffinitySchedulingStrategy(node, soft=False)
-        try:
-            call, deadline = look.options(scheduling_strategy=there).remote(pid), time.monotonic() + _LOOK_S
-            while not self._ending.is_set() and time.monotonic() < deadline:
-                if ray.wait([call], timeout=_ENDING_S)[0]:
-                    answer: ProcessState = ray.get(call)
-                    return answer
-        except Exception:  # the node is lost to Ray; being asked again costs nothing
-            pass
-        return ProcessState.UNKNOWN
-
-
-def _reaches(host: str, port: int) -> bool:
-    """Whether a node's kernel takes a connection."""
-    try:
-        socket.create_connection((host, port), timeout=_REACH_S).close()
-    except OSError:
-        return False
-    return True
+        Raises:
+            StartError: It was lost, or did not take it by the deadline.
+        """
+        info = replace_worker(self.workers, rank, place)
+        self.workers = (*self.workers[:rank], info, *self.workers[rank + 1 :])
+        self.actors[rank], self._lives[rank] = recruit.actor, recruit.life
+        self._places[rank] = (recruit.reservation, recruit.bundle)
+        noise.mute_deaths([info.pid])
+        self._assign([rank], deadline)
+        self.deliver([rank])

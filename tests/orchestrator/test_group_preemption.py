@@ -23,18 +23,26 @@ pytestmark = pytest.mark.ray
 
 
 class Sends(pl.Callback):
-    """From one rank, sends a signal to the driver or to the rank itself after a step; notes the end."""
+    """From one rank, sends a signal to the driver or to the rank itself after a step; notes the end.
 
-    def __init__(self, number: signal.Signals, pid: int | None, rank: int = 1, after: int = 3) -> None:
+    Given a file it sends once: who takes over in the middle of the step runs its hooks again.
+    """
+
+    def __init__(
+        self, number: signal.Signals, pid: int | None, after: int = 3, once: Path | None = None, rank: int = 1
+    ) -> None:
         self.number = number
+        self.once = once
         self.pid = pid
         self.rank = rank
         self.after = after
-        self.sent = False
         self.ended: list[str] = []
 
     def on_train_batch_end(self, trainer: Any, *rest: Any) -> None:
-        if trainer.global_rank == self.rank and trainer.global_step == self.after:
+        due = trainer.global_rank == self.rank and trainer.global_step == self.after
+        if due and (self.once is None or not self.once.exists()):
+            if self.once is not None:
+                self.once.touch()
             os.kill(os.getpid() if self.pid is None else self.pid, self.number)
         time.sleep(0.01)
 
@@ -206,7 +214,7 @@ def wait_for_spare(trainer: pl.Trainer) -> None:
     """Return once the group that the trainer has used, which is warm, has its spare up."""
     until = time.monotonic() + 120
     with pool.lease(trainer.plan.group) as group:
-        while not group._roster._up_to_stay():
+        while not group._roster._recruits.up_to_stay():
             assert time.monotonic() < until
             time.sleep(0.1)
 
@@ -217,7 +225,7 @@ def test_a_spare_takes_over_from_a_worker_that_must_go(
     """The run is not stopped, and ends in the bits of the one that nobody disturbed."""
     first, _ = fit(tmp_path / "first", spares=1, max_epochs=1)
     wait_for_spare(first)
-    sends = Sends(signal.SIGTERM, None, after=15)
+    sends = Sends(signal.SIGTERM, None, after=15, once=tmp_path / "sent")
     trainer, module = fit(tmp_path / "second", sends, spares=1, max_failures=1)
     assert getattr(trainer, "told", None) is None and trainer.global_step == 40
     assert_equal_weights(module, unbroken[1])
