@@ -289,7 +289,9 @@ class NetLab:
         self._nodes += 1
         space, port = self._space(node), f"port{node}"
         (_SPACES / space).mkdir(parents=True, exist_ok=True)
-        names = "".join(f"{self.ip(other)} node{other}\n" for other in range(_MOST))
+        names = "".join(  # torch asks for the name of the address as IPv6 writes it
+            f"{prefix}{self.ip(other)} node{other}\n" for other in range(_MOST) for prefix in ("", "::ffff:")
+        )
         (_SPACES / space / "hosts").write_text(f"{Path('/etc/hosts').read_text()}\n{names}")
         _run("ip", "netns", "add", space)
         self._in_switch("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", space)
