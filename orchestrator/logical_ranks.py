@@ -62,6 +62,12 @@ class LogicalRanks:
             return self.running
         return self.hosted[0] if self.hosted else 0
 
+    @property
+    def checks_step(self) -> bool:
+        """Whether `ElasticStrategy(check_step=True)` was asked for."""
+        spec = self._engine.settings.strategy_spec
+        return isinstance(spec, ElasticStrategy) and spec.check_step
+
     def make_slots(self, objects: MetricObjects) -> LogicalSlots:
         """Return slots for training."""
         return LogicalSlots(objects, self.states, self.hosted)

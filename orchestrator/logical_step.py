@@ -27,6 +27,7 @@ from orchestrator.step import (
     build_zero_grad,
     make_scale,
 )
+from orchestrator.step_check import check_step
 from orchestrator.step_parts import EmptyStep, Step, StepParts
 from orchestrator.strategies.elastic import Elastic
 
@@ -118,7 +119,29 @@ def build_logical_steps(parts: StepParts, engine: Engine, logical: LogicalRanks)
         if window.last:
             close(None, batch_idx)
 
+    if logical.checks_step:
+        return _checked_once(step, parts, logical), empty_step
     return step, empty_step
+
+
+def _checked_once(step: Step, parts: StepParts, logical: LogicalRanks) -> Step:
+    """Return a step whose first batch is run twice beforehand, and compared."""
+    checked = False
+
+    def checked_step(batch: Any, batch_idx: int) -> Any:
+        nonlocal checked
+        if not checked:
+            checked = True
+            check_step(
+                parts.module,
+                batch,
+                batch_idx,
+                autocast=parts.precision.autocast,
+                set_seeds=lambda: logical.key("step", parts.state.windows, batch_idx, logical.hosted[0]),
+            )
+        return step(batch, batch_idx)
+
+    return checked_step
 
 
 def _build_commit(parts: StepParts) -> Callable[[Any, int], None]:

@@ -207,6 +207,8 @@ class ElasticStrategy:
         min_workers: Go on with so many processes without waiting when others are lost.
         max_workers: Take in so many at most; as many as at the start when None, and in a trial of a sweep as
             many as there are logical ranks.
+        check_step: Run each process's first batch of a fit twice beforehand, on a copy of the module, and
+            refuse a training step that depends on more than weights, buffers, batch and random numbers.
         process_group_backend: ``"gloo"`` or ``"nccl"``; by the device when None.
         timeout: How long a process waits for another; `Trainer(collective_timeout_s=...)` when None.
     """
@@ -215,6 +217,7 @@ class ElasticStrategy:
     logical_ranks: int | None = None
     min_workers: int = 1
     max_workers: int | None = None
+    check_step: bool = False
     process_group_backend: str | None = None
     timeout: timedelta | float | None = None
 
@@ -244,6 +247,7 @@ class ElasticStrategy:
                     f"least one logical rank. Use at most {self.logical_ranks} workers, or more logical "
                     "ranks."
                 )
+        _check_switch("ElasticStrategy", "check_step", self.check_step)
         _check_backend("ElasticStrategy", self.process_group_backend)
         _check_timeout("ElasticStrategy", self.timeout)
 
