@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,8 @@ def test_what_it_takes() -> None:
 
 
 class Killed(pl.Callback):
-    """Ends rank 1's process once, in the middle of the second epoch, and notes which steps were made."""
+    """Ends rank 1's process once, in the middle of the second epoch, once the first has its checkpoint;
+    notes which steps were made."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -159,6 +161,8 @@ class Killed(pl.Callback):
         mark = self.folder / "killed"
         if trainer.global_rank == 1 and trainer.global_step == 5 and not mark.exists():
             mark.touch()
+            while not list(self.folder.glob("lost/*.ckpt")):
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
 
 
