@@ -40,6 +40,7 @@ _CONNECT_TIMEOUT_S = 5.0
 _SWEEP_AFTER_S = 600.0
 _END_S = 10.0
 _TIMED_OUT = "timed out during startup"
+_ATTEMPTS = 3
 
 
 @dataclass(slots=True, kw_only=True)
@@ -268,12 +269,13 @@ def _start_local() -> _Session:
     os.environ.setdefault("RAY_get_check_signal_interval_milliseconds", "100")  # Ctrl-C ends a wait this soon
     authentication.set_up_for_a_new_cluster()
     try:
-        try:
-            _init_local(directory)
-        except Exception as error:
-            if _TIMED_OUT not in str(error):
-                raise
-            _init_local(directory)  # Ray gives its processes 30 s, which a busy machine may exceed once
+        for attempt in range(_ATTEMPTS):
+            try:
+                _init_local(directory)
+                break
+            except Exception as error:  # Ray gives its processes 30 s, which a busy machine may exceed
+                if _TIMED_OUT not in str(error) or attempt == _ATTEMPTS - 1:
+                    raise
     except BaseException as error:
         session = _Session(started=True, directory=directory, environ=changes_since(before))
         _undo(session)

@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from cluster.environment import chosen
 from orchestrator.errors import MisconfigurationError, suggest
 
 PREFIX = "ORCHESTRATOR_TRAINER_"
@@ -42,6 +43,17 @@ def read(environment: Mapping[str, str], annotations: Mapping[str, str]) -> dict
             )
         found[name] = parse(variable, environment[variable], annotations[name])
     return found
+
+
+def sent_to_trials(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what a sweep's trials get of the driver's environment: what workers get, and the arguments of
+    Trainers.
+
+    >>> sent_to_trials({"WANDB_MODE": "offline", "HOME": "/root", "ORCHESTRATOR_TRAINER_DEVICES": "2"})
+    {'WANDB_MODE': 'offline', 'ORCHESTRATOR_TRAINER_DEVICES': '2'}
+    """
+    arguments = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
+    return {**chosen(environment), **arguments}
 
 
 def parse(variable: str, text: str, annotation: str) -> Any:

@@ -50,6 +50,7 @@ class TrialJob:
         threads: Of torch's kernels in a trial that trains in its own process.
         has_gpu: A trial has reserved a GPU, or a part of one, for its own process.
         folder: The driver's working directory.
+        env: The driver's variables that trials get.
     """
 
     train: Parcel
@@ -62,6 +63,7 @@ class TrialJob:
     threads: int
     has_gpu: bool
     folder: str
+    env: dict[str, str]
 
 
 class TrialActor(tune.Trainable):
@@ -221,7 +223,8 @@ def run_trial(job: TrialJob, trial: Trial, dialogue: Dialogue) -> None:
     error: BaseException | None = None
     set_current(trial)
     try:
-        with fresh_process(seed=trial_seed(job.seed, trial.number), threads=job.threads, folder=job.folder):
+        seed = trial_seed(job.seed, trial.number)
+        with fresh_process(seed=seed, threads=job.threads, folder=job.folder, env=job.env):
             try:
                 _call(job.train, trial.config)
             except TrialStopped:

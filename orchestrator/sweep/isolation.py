@@ -20,13 +20,14 @@ from __future__ import annotations
 import gc
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 
 from cluster.surroundings import restored
 from modules import rng
+from orchestrator import from_environment
 
 
 def trial_seed(seed: int | None, number: int) -> int | None:
@@ -39,16 +40,23 @@ def trial_seed(seed: int | None, number: int) -> int | None:
 
 
 @contextmanager
-def fresh_process(*, seed: int | None, threads: int, folder: str) -> Iterator[None]:
+def fresh_process(
+    *, seed: int | None, threads: int, folder: str, env: Mapping[str, str] | None = None
+) -> Iterator[None]:
     """Run a trial in this block, and leave no trace of it in the process.
 
     Args:
         seed: The trial's own; None for what a new process would draw.
         threads: Of torch's kernels.
         folder: What relative paths mean; ignored where this node lacks it.
+        env: Variables of the driver, with all that give arguments to Trainers: those that this process was
+            started with are of another time.
     """
     tf32 = torch.backends.cudnn.allow_tf32
     with restored(threads), warnings.catch_warnings():
+        for name in [name for name in os.environ if name.startswith(from_environment.PREFIX)]:
+            del os.environ[name]
+        os.environ.update(env or {})
         if os.path.isdir(folder):
             os.chdir(folder)
         rng.set_seed(int.from_bytes(os.urandom(4), "little") if seed is None else seed)

@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from modules.module import LightningModule
+from orchestrator import from_environment
 from orchestrator.errors import MisconfigurationError, SweepError
 from orchestrator.sweep.arguments import check_arguments
 from orchestrator.sweep.module_training import ModuleTraining, module_training
@@ -152,6 +153,7 @@ class Sweep:
             threads=self.room.threads,
             has_gpu=self.room.own.get("GPU", 0) > 0,
             folder=os.getcwd(),
+            env=from_environment.sent_to_trials(os.environ),
         )
         description = Description(
             train=name,

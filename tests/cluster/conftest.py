@@ -19,6 +19,7 @@ HALF_A_CPU = {"CPU": 0.5}
 def small_spec(num_workers: int, **options: object) -> GroupSpec:
     """Workers of half a CPU, with a collective timeout that a hanging test survives."""
     options.setdefault("collective_timeout_s", 30.0)
+    options.setdefault("start_timeout_s", 200.0)  # a busy machine is no fault
     return GroupSpec.create(num_workers, resources_per_worker=HALF_A_CPU, **options)
 
 

@@ -23,6 +23,7 @@ def group_trainer(root: Any, devices: int = 2, **arguments: Any) -> pl.Trainer:
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
         "default_root_dir": root,
+        "start_timeout_s": 200.0,  # a busy machine is no fault
     }
     return pl.Trainer(
         accelerator="cpu", devices=devices, resources_per_worker=HALF_A_CPU, **{**defaults, **arguments}

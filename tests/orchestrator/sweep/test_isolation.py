@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from modules.rng import global_seed, seed_everything
@@ -37,6 +38,18 @@ def test_what_a_trial_changes_of_its_process_is_put_back(tmp_path: Path) -> None
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.get_float32_matmul_precision() == "highest"
     assert torch.backends.cudnn.allow_tf32
+
+
+def test_a_trial_sees_the_drivers_arguments_of_trainers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those that its process was started with, which are of another time."""
+    monkeypatch.setenv("ORCHESTRATOR_TRAINER_MAX_EPOCHS", "9")
+    env = {"ORCHESTRATOR_TRAINER_MAX_STEPS": "2", "WANDB_MODE": "offline"}
+    with fresh_process(seed=1, threads=torch.get_num_threads(), folder="/nowhere", env=env):
+        assert os.environ["ORCHESTRATOR_TRAINER_MAX_STEPS"] == "2"
+        assert os.environ["WANDB_MODE"] == "offline"
+        assert "ORCHESTRATOR_TRAINER_MAX_EPOCHS" not in os.environ
+    assert os.environ["ORCHESTRATOR_TRAINER_MAX_EPOCHS"] == "9"
+    assert "ORCHESTRATOR_TRAINER_MAX_STEPS" not in os.environ
 
 
 def test_a_trials_random_numbers_depend_on_its_number_only() -> None:

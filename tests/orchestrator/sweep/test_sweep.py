@@ -50,6 +50,21 @@ def ray_is_running() -> None:
     session.connect()
 
 
+def test_trials_take_arguments_from_the_drivers_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the moment at which the sweep runs, whenever Ray was started."""
+
+    def train(config: dict[str, Any]) -> None:
+        pl.Trainer(accelerator="cpu", max_epochs=1).fit(Steady(config["quality"]), loader(32), loader(16))
+
+    monkeypatch.setenv("ORCHESTRATOR_TRAINER_LIMIT_TRAIN_BATCHES", "3")
+    result = pl.Sweep(
+        train, {"quality": 0.5}, metric="score", mode="max", storage_path=tmp_path, verbose=False
+    ).run()
+    assert result[0].metrics["global_step"] == 3
+
+
 def test_bad_trials_stop_early_and_the_best_has_a_checkpoint(tmp_path: Path) -> None:
     """ASHA ends the worse trials after two reports; the best one's checkpoint loads into a module."""
 
