@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import Self
 
 _SUBNET = "10.77.0"
-_MOST = 64  # nodes that can be added
+_MOST = 250  # nodes: their addresses end in 1 to 250
 _PORT = 6379
 _NOWHERE = "02:00:00:00:00:01"  # the address of no interface on the bridge
 _STORE_BYTES = 100 * 2**20
@@ -102,6 +102,11 @@ class NetLab:
     def address(self) -> str:
         """Where Ray's head listens."""
         return f"{self.ip(0)}:{_PORT}"
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes there have been so far, those that are gone included."""
+        return self._nodes
 
     @property
     def home(self) -> Path:

@@ -141,7 +141,7 @@ class Run:
         """Return the node and the process of a rank that is not where the driver is."""
         for path in self.folder.glob("pid.*"):
             _, rank, pid = path.name.split(".")
-            for node in range(1, 16):
+            for node in range(1, self.lab.nodes):
                 if rank != "0" and int(pid) in self.lab.pids(node):
                     return node, int(pid)
         raise AssertionError("no rank is on another node")
