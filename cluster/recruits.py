@@ -69,6 +69,9 @@ class Recruits:
 
     def call_again(self, recruit: Recruit) -> None:
         """Start a worker where one was that is lost, or could not take a rank."""
+        import ray
+
+        ray.kill(recruit.actor, no_restart=True)  # it may be there still, in the other's place
         self.call(recruit.reservation, recruit.bundle)
 
     def up_to_stay(self) -> list[Recruit]:

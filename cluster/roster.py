@@ -33,7 +33,8 @@ from cluster.worker import Assignment
 
 _KNOWS_BETTER_S = 0.25
 _ENDING_S = 0.1
-_HEARD_S = 5.0  # for signs of progress of all ranks to arrive
+_HEARD_S = 5.0  # for signs of progress of all ranks to arrive, and at most
+_HEARD = 0.25  # of the time that is left
 _log = logging.getLogger("cluster")
 
 
@@ -83,8 +84,8 @@ class Roster:
         """Connect, reserve, spawn, rank, join; each step for all workers at once."""
         import ray
 
+        session.connect()  # Ray's own start has a time of its own
         spec, deadline = self.spec, time.monotonic() + self.spec.start_timeout_s
-        session.connect()
         reservation = self._reservation = reserve(spec, deadline, make_room)
         bundles = reservation.bundle_of_worker
         recruits = [self._recruits.call(reservation, bundle) for bundle in bundles]
@@ -185,9 +186,12 @@ class Roster:
         """
         import ray
 
-        heard_by = min(deadline, time.monotonic() + _HEARD_S)
+        now = time.monotonic()
+        heard_by = now + min(_HEARD_S, (deadline - now) * _HEARD)
         while not self._least_progress():
-            if time.monotonic() > heard_by or self._ending.wait(_ENDING_S):
+            if self._ending.wait(_ENDING_S):
+                return False
+            if time.monotonic() > heard_by:
                 _log.info("%s: nobody takes over, as the run is not where it could go on after a loss", why)
                 return False
         up = len(self._recruits.up_to_stay())

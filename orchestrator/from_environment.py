@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from cluster.environment import chosen
+from cluster.environment import ASKED, chosen
 from orchestrator.errors import MisconfigurationError, suggest
 
 PREFIX = "ORCHESTRATOR_TRAINER_"
@@ -46,14 +46,14 @@ def read(environment: Mapping[str, str], annotations: Mapping[str, str]) -> dict
 
 
 def sent_to_trials(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what a sweep's trials get of the driver's environment: what workers get, and the arguments of
-    Trainers.
+    """Return what a sweep's trials get of the driver's environment: what workers get, which of it their
+    own workers are to get, and the arguments of Trainers.
 
     >>> sent_to_trials({"WANDB_MODE": "offline", "HOME": "/root", "ORCHESTRATOR_TRAINER_DEVICES": "2"})
     {'WANDB_MODE': 'offline', 'ORCHESTRATOR_TRAINER_DEVICES': '2'}
     """
-    arguments = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
-    return {**chosen(environment), **arguments}
+    own = {name: value for name, value in environment.items() if name.startswith(PREFIX) or name == ASKED}
+    return {**chosen(environment), **own}
 
 
 def parse(variable: str, text: str, annotation: str) -> Any:

@@ -49,6 +49,7 @@ class LogicalRanks:
         self._strategy = strategy
         self.states = MetricStates(engine.module)
         self.running: int | None = None
+        self.has_checked_step = False
 
     @property
     def hosted(self) -> tuple[int, ...]:

@@ -119,19 +119,17 @@ def build_logical_steps(parts: StepParts, engine: Engine, logical: LogicalRanks)
         if window.last:
             close(None, batch_idx)
 
-    if logical.checks_step:
+    if logical.checks_step and not logical.has_checked_step:
         return _checked_once(step, parts, logical), empty_step
     return step, empty_step
 
 
 def _checked_once(step: Step, parts: StepParts, logical: LogicalRanks) -> Step:
     """Return a step whose first batch is run twice beforehand, and compared."""
-    checked = False
 
     def checked_step(batch: Any, batch_idx: int) -> Any:
-        nonlocal checked
-        if not checked:
-            checked = True
+        if not logical.has_checked_step:
+            logical.has_checked_step = True
             check_step(
                 parts.module,
                 batch,

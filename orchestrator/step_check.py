@@ -2,9 +2,9 @@
 and random numbers.
 
 `ElasticStrategy(check_step=True)` runs the first batch of a fit twice, forward and backward, on a copy of the
-module that is put back in between to the same buffers and random state. A step that also depends on something
-else, such as an attribute that it counts up, a generator of its own or a kernel that adds in any order, gives
-other bits the second time. Nothing that it logs is kept.
+module that is put back in between to the same weights, buffers and random state. A step that also depends on
+something else, such as an attribute that it counts up, a generator of its own or a kernel that adds in any
+order, gives other bits the second time. What it gives to `self.log` is not kept.
 """
 
 from __future__ import annotations
@@ -45,19 +45,34 @@ def check_step(
     Raises:
         MisconfigurationError: The two differ.
     """
-    twin = copy.deepcopy(module)
+    name = type(module).__qualname__
+    try:
+        twin = copy.deepcopy(module)
+    except Exception as error:
+        raise MisconfigurationError(
+            f"ElasticStrategy(check_step=True): {name} cannot be copied to be tried: {error!r}. Leave "
+            "check_step out, or keep out of the module what cannot be copied."
+        ) from error
     twin.trainer = module.trainer
     twin.__dict__["_log_sink"] = lambda *arguments: None
-    buffers = {name: item.clone() for name, item in twin.named_buffers()}
+    tensors = {**dict(twin.named_parameters()), **dict(twin.named_buffers())}
+    before = {key: item.detach().clone() for key, item in tensors.items()}
     found = []
     for _ in range(2):
         twin.zero_grad()
         with torch.no_grad():
-            for name, item in twin.named_buffers():
-                if name in buffers:
-                    item.copy_(buffers[name])
+            for key, item in tensors.items():
+                item.copy_(before[key])
         set_seeds()
         found.append(_results(twin, copy.deepcopy(batch), batch_idx, autocast or contextlib.nullcontext()))
+        now = {**dict(twin.named_parameters()), **dict(twin.named_buffers())}
+        replaced = [key for key, item in tensors.items() if now.get(key) is not item]
+        if replaced:
+            raise MisconfigurationError(
+                f"ElasticStrategy(check_step=True): {name}.training_step replaces "
+                f"{', '.join(replaced[:_SHOWN])} by other tensors, which are not followed. Change a buffer "
+                "in place: self.buffer.copy_(...)."
+            )
     first, second = found
     other = [name for name in first if not _same(first[name], second.get(name))]
     if other:
@@ -65,7 +80,7 @@ def check_step(
         raise MisconfigurationError(
             f"ElasticStrategy(check_step=True): batch {batch_idx} was run twice, from the same weights, "
             f"buffers and random numbers, and {', '.join(other[:_SHOWN])}{more} differ. "
-            f"{type(module).__qualname__}.training_step depends on something else: an attribute that it "
+            f"{name}.training_step depends on something else: an attribute that it "
             "changes, a generator of its own, or a kernel that adds in any order (deterministic=True)."
         )
 
@@ -73,30 +88,32 @@ def check_step(
 def _results(
     module: LightningModule, batch: Any, batch_idx: int, context: contextlib.AbstractContextManager[Any]
 ) -> dict[str, Tensor | None]:
-    """Return the loss and all gradients of a batch, by what a message calls them."""
+    """Return the loss of a batch, all gradients, and the buffers behind it, by what a message calls them."""
     with context:
         outputs = module.training_step(
             *((batch, batch_idx) if training_step_arguments(module) == 2 else (batch,))
         )
-    if outputs is None:
-        return {"the loss": None}
-    loss = outputs["loss_sum"] if is_sum(outputs) else loss_of(outputs)
-    if loss is None:
-        return {"the loss": None}
-    if loss.requires_grad:
-        module.backward(loss)
-    gradients = {f"the gradient of {name}": item.grad for name, item in module.named_parameters()}
-    return {"the loss": loss.detach().clone(), **{name: _copy(item) for name, item in gradients.items()}}
-
-
-def _copy(item: Tensor | None) -> Tensor | None:
-    return None if item is None else item.detach().clone()
+    found: dict[str, Tensor | None] = {"the loss": None}
+    loss = None
+    if is_sum(outputs):
+        loss, found["loss_count"] = outputs["loss_sum"], torch.as_tensor(outputs["loss_count"])
+    elif outputs is not None:
+        loss = loss_of(outputs)
+    if loss is not None:
+        found["the loss"] = loss
+        if loss.requires_grad:
+            module.backward(loss)
+    found |= {f"the gradient of {name}": item.grad for name, item in module.named_parameters()}
+    found |= {f"the buffer {name}": item for name, item in module.named_buffers()}
+    return {name: None if item is None else item.detach().clone() for name, item in found.items()}
 
 
 def _same(first: Tensor | None, second: Tensor | None) -> bool:
     """Whether two results have the same bits, NaN included."""
     if first is None or second is None:
         return first is second
+    if first.is_sparse or second.is_sparse:  # refused by elastic training itself
+        return True
     return first.shape == second.shape and bool(
         torch.equal(
             first.contiguous().flatten().view(torch.uint8), second.contiguous().flatten().view(torch.uint8)

@@ -40,9 +40,7 @@ def trial_seed(seed: int | None, number: int) -> int | None:
 
 
 @contextmanager
-def fresh_process(
-    *, seed: int | None, threads: int, folder: str, env: Mapping[str, str] | None = None
-) -> Iterator[None]:
+def fresh_process(*, seed: int | None, threads: int, folder: str, env: Mapping[str, str]) -> Iterator[None]:
     """Run a trial in this block, and leave no trace of it in the process.
 
     Args:
@@ -56,7 +54,7 @@ def fresh_process(
     with restored(threads), warnings.catch_warnings():
         for name in [name for name in os.environ if name.startswith(from_environment.PREFIX)]:
             del os.environ[name]
-        os.environ.update(env or {})
+        os.environ.update(env)
         if os.path.isdir(folder):
             os.chdir(folder)
         rng.set_seed(int.from_bytes(os.urandom(4), "little") if seed is None else seed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import orchestrator as pl
+from orchestrator import logical_step
 from orchestrator.errors import MisconfigurationError
 from orchestrator.strategies import ElasticStrategy
 from tests.orchestrator.tiny import FEATURES, assert_equal_weights, points, quiet_trainer
@@ -57,6 +60,35 @@ class ChangesTheBatch(Step):
         return self.loss((inputs.mul_(2.0), targets))
 
 
+class ReplacesABuffer(Step):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.mean = self.mean + 1.0
+        return self.loss(batch) * self.mean.sum()
+
+
+class CountsInABuffer(Step):
+    """The loss of this step is the same; that of the next would not be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.seen += 1
+        self.mean.fill_(self.seen)
+        return self.loss(batch)
+
+
+class Locked(Step):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
 def fit(kind: type[Step], *, checks: bool, **options: Any) -> tuple[pl.Trainer, Step]:
     """Train two epochs on two logical ranks."""
     pl.seed_everything(3, verbose=False)
@@ -84,6 +116,32 @@ def test_a_step_that_depends_on_more_is_refused(kind: type[Step]) -> None:
     with pytest.raises(MisconfigurationError, match=rf"the loss, the gradient.* differ\. {kind.__name__}\."):
         fit(kind, checks=True)
     fit(kind, checks=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "match"),
+    [
+        (ReplacesABuffer, r"ReplacesABuffer\.training_step replaces mean by other tensors"),
+        (CountsInABuffer, r"the buffer mean differ\. CountsInABuffer\."),
+        (Locked, r"Locked cannot be copied to be tried: TypeError"),
+    ],
+)
+def test_what_else_is_refused(kind: type[Step], match: str) -> None:
+    """Buffers that are replaced, or get other values; a module of which there can be no copy."""
+    with pytest.raises(MisconfigurationError, match=match):
+        fit(kind, checks=True)
+
+
+def test_it_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not again where the step is built anew, as after a loss."""
+    calls: list[int] = []
+    monkeypatch.setattr(logical_step, "check_step", lambda module, batch, index, **named: calls.append(index))
+    logical = SimpleNamespace(has_checked_step=False)
+    parts = SimpleNamespace(module=None, precision=SimpleNamespace(autocast=None))
+    for _ in range(2):
+        step = logical_step._checked_once(lambda batch, index: index, parts, logical)  # type: ignore[arg-type]
+        assert [step(None, 4), step(None, 5)] == [4, 5]
+    assert calls == [4]
 
 
 def test_the_switch_is_one() -> None:

@@ -19,7 +19,7 @@ from orchestrator.sweep.isolation import fresh_process, trial_seed
 def test_what_a_trial_changes_of_its_process_is_put_back(tmp_path: Path) -> None:
     """Variables, working directory, search path, torch's switches, filters of warnings."""
     before = (os.getcwd(), list(sys.path), dict(os.environ), list(warnings.filters), torch.get_num_threads())
-    with fresh_process(seed=1, threads=1, folder=str(tmp_path)):
+    with fresh_process(seed=1, threads=1, folder=str(tmp_path), env={}):
         assert os.getcwd() == str(tmp_path)
         assert torch.get_num_threads() == 1
         os.environ["LEFT_BEHIND"] = "1"
@@ -57,7 +57,7 @@ def test_a_trials_random_numbers_depend_on_its_number_only() -> None:
     threads = torch.get_num_threads()
 
     def draw(number: int, seed: int | None = 3) -> tuple[float, float, float]:
-        with fresh_process(seed=trial_seed(seed, number), threads=threads, folder="/nowhere"):
+        with fresh_process(seed=trial_seed(seed, number), threads=threads, folder="/nowhere", env={}):
             return random.random(), float(np.random.rand()), float(torch.rand(1))
 
     first = draw(5)
