@@ -100,6 +100,7 @@ def disturbed_here(schedule: Schedule, folder: Path) -> dict[str, Any]:
     """Run a schedule on this machine, in this process's Ray; nodes and links are not hit, but processes."""
     folder.mkdir()
     is_over = threading.Event()
+    struck: list[Fault] = []
 
     def strike() -> None:
         for fault in schedule.faults:
@@ -110,6 +111,7 @@ def disturbed_here(schedule: Schedule, folder: Path) -> dict[str, Any]:
             if alive:
                 sign = signal.SIGSTOP if fault.kind == "freeze" else signal.SIGKILL
                 os.kill(alive[fault.target % len(alive)], sign)
+                struck.append(fault)
 
     striker = threading.Thread(target=strike)
     striker.start()
@@ -118,6 +120,7 @@ def disturbed_here(schedule: Schedule, folder: Path) -> dict[str, Any]:
     finally:
         is_over.set()
         striker.join()
+    assert struck or not schedule.faults, "no fault of the schedule has hit anybody"
     return {**found, **_course(folder)}
 
 
