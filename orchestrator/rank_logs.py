@@ -11,6 +11,9 @@ and never the run.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -18,6 +21,29 @@ from pathlib import Path
 from typing import Protocol, TextIO
 
 FOLDER = "ranks"
+_NAME = re.compile(r"rank(\d+)\.log")
+
+
+def read_ends(folder: Path, most_bytes: int = 8192) -> dict[int, str]:
+    """Return the last whole lines of each rank's log in a run's folder, by rank; empty without logs.
+
+    Args:
+        folder: The run's.
+        most_bytes: What is read of a log's end. A line that begins before it is left out.
+    """
+    ends: dict[int, str] = {}
+    for path in (folder / FOLDER).glob("rank*.log"):
+        name = _NAME.fullmatch(path.name)
+        if name is None:
+            continue
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            begin = max(0, file.seek(0, os.SEEK_END) - most_bytes)
+            file.seek(max(0, begin - 1))  # the byte before tells whether a line begins here
+            read = file.read()
+            if begin > 0:
+                read = read.partition(b"\n")[2]
+            ends[int(name[1])] = read.decode(errors="replace")
+    return dict(sorted(ends.items()))
 
 
 class Process(Protocol):

@@ -1,9 +1,9 @@
 """``orchestrator runs``: lists the runs below a folder, the newest first.
 
-A run is a folder with a record (``run.json``), or one in which a logger or the command line has left its
-file: ``config.yaml``, ``hparams.yaml``, ``metrics.csv`` or TensorBoard events; or one with checkpoints. It
-only looks: torch is not loaded, and
-nothing is written. What cannot be read is left blank.
+A run is a folder with a record (``run.json``), or one in which a logger has left its file: ``hparams.yaml``,
+``metrics.csv`` or TensorBoard events; or one with checkpoints. A ``config.yaml`` alone makes no run: it may be
+what somebody writes for the next. It only looks: torch is not loaded, and nothing is written. What cannot be
+read is left blank.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from orchestrator.run_files import read_run
 
 SUMMARY = "list the runs below a folder"
 
-_MARKS = ("run.json", "config.yaml", "hparams.yaml", "metrics.csv", "events.out.tfevents.*")
+_MARKS = ("run.json", "hparams.yaml", "metrics.csv", "events.out.tfevents.*")
 _SKIPPED = frozenset({".git", ".venv", "venv", "node_modules", "__pycache__"})
 _STEP = re.compile(r"step=(\d+)")
 _EPOCH = re.compile(r"epoch=(\d+)")

@@ -18,6 +18,7 @@ from typing import Any
 
 from orchestrator.goodput import KINDS, describe
 from orchestrator.progress import duration
+from orchestrator.rank_logs import FOLDER, read_ends
 from orchestrator.report import charts
 from orchestrator.report.curves import Curve, read_curves
 from orchestrator.run_facts import differences
@@ -36,12 +37,14 @@ class Told:
         content: Of ``run.json``.
         events: Of ``events.jsonl``.
         curves: By name.
+        printed: The end of what each rank has printed.
     """
 
     name: str
     content: dict[str, Any]
     events: list[dict[str, Any]]
     curves: dict[str, Curve]
+    printed: dict[int, str]
 
     @classmethod
     def read(cls, folder: Path) -> Told:
@@ -52,7 +55,13 @@ class Told:
         """
         content = read_run(folder)
         name = str(content.get("name") or folder.name)
-        return cls(name=name, content=content, events=read_events(folder), curves=read_curves(folder))
+        return cls(
+            name=name,
+            content=content,
+            events=read_events(folder),
+            curves=read_curves(folder),
+            printed=read_ends(folder),
+        )
 
     @property
     def last_fit(self) -> dict[str, Any]:
@@ -86,6 +95,7 @@ def make_page(run: Told, other: Told | None = None) -> str:
         _section("Where the time went", "".join(_goodput(item, len(runs) > 1) for item in runs)),
         _section("Throughput", _throughput(runs)),
         _section("Events", _events(run)),
+        _section("What the ranks printed", _printed(run)),
         _section("Run", _facts(run)),
     ]
     return _template("page.html").format(
@@ -208,6 +218,15 @@ def _words(value: Any) -> str:
         for name, item in value.items()
     ]
     return ", ".join(part for part in parts if part)
+
+
+def _printed(run: Told) -> str:
+    """Return the end of each rank's log, folded; the whole lies beside the page."""
+    return "".join(
+        f"<details><summary>Rank {rank}: the end of {FOLDER}/rank{rank}.log</summary>"
+        f"<pre>{escape(text)}</pre></details>"
+        for rank, text in run.printed.items()
+    )
 
 
 def _facts(run: Told) -> str:

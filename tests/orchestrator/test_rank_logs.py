@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.loggers import CSVLogger
-from orchestrator.rank_logs import RankLogs
+from orchestrator.rank_logs import RankLogs, read_ends
 from tests.orchestrator.groups import Net, group_trainer
 from tests.orchestrator.groups import loader as group_loader
 
@@ -57,6 +57,18 @@ def test_a_folder_that_cannot_be_written_is_told_of_once(tmp_path: Path) -> None
         logs.take(1, "stdout", "x\n")
         logs.close()
     assert len(told) == 1
+
+
+def test_the_end_of_each_log_is_read_in_whole_lines(tmp_path: Path) -> None:
+    """In the order of ranks; a line that begins too early is left out, one that begins in time is not."""
+    assert read_ends(tmp_path) == {}
+    (tmp_path / "ranks").mkdir()
+    for name in ("rank10.log", "rank2.log", "rank2.log.old"):
+        (tmp_path / "ranks" / name).write_bytes(b"one\ntwo\nthr\xffee\n")
+    assert list(read_ends(tmp_path)) == [2, 10]
+    whole = "one\ntwo\nthr\ufffdee\n"
+    for most, kept in ((99, whole), (15, whole), (14, whole[4:]), (11, whole[4:]), (10, whole[8:]), (1, "")):
+        assert read_ends(tmp_path, most)[2] == kept
 
 
 class Talks(Net):

@@ -22,7 +22,8 @@ def make_run(folder: Path, age_s: float, model: str = "") -> None:
 
 
 def test_runs_are_found_newest_first(tmp_path: Path) -> None:
-    """A logger's file, a configuration or checkpoints make a run; environments are not searched."""
+    """A logger's file or checkpoints make a run, a configuration does not; environments are not searched."""
+    (tmp_path / "config.yaml").write_text("model:\n  class_path: nets.Own\n")
     make_run(tmp_path / "logs" / "version_0", 100)
     make_run(tmp_path / "logs" / "version_1", 50, "nets.Own")
     make_run(tmp_path / ".venv" / "x", 0)
@@ -76,5 +77,6 @@ def test_nothing_found_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_a_damaged_configuration_is_left_blank(tmp_path: Path) -> None:
     """What cannot be read does not keep the others from being listed."""
+    (tmp_path / "metrics.csv").write_text("step\n")
     (tmp_path / "config.yaml").write_text("model: [\n")
     assert [item.model for item in runs.find(tmp_path)] == [""]

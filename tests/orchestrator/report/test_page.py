@@ -88,6 +88,16 @@ def test_a_run_is_told(tmp_path: Path) -> None:
     assert "Differences" not in page
 
 
+def test_what_the_ranks_printed_is_there(tmp_path: Path) -> None:
+    """The end of each rank's log, as text; without logs nothing is said."""
+    folder = make_run(tmp_path / "version_0")
+    assert "What the ranks printed" not in make_page(Told.read(folder))
+    (folder / "ranks").mkdir()
+    (folder / "ranks" / "rank1.log").write_text("<b>loss</b>\n")
+    page = checked(make_page(Told.read(folder)))
+    assert "Rank 1: the end of ranks/rank1.log" in page and "&lt;b&gt;loss&lt;/b&gt;" in page
+
+
 def test_two_runs_are_compared(tmp_path: Path) -> None:
     """What they say differently is listed with both values, and their curves share a chart."""
     one = Told.read(make_run(tmp_path / "version_0"))
