@@ -1,9 +1,9 @@
 """``orchestrator runs``: lists the runs below a folder, the newest first.
 
-A run is a folder with a record (``run.json``), or one in which a logger has left its file: ``hparams.yaml``,
-``metrics.csv`` or TensorBoard events; or one with checkpoints. A ``config.yaml`` alone makes no run: it may be
-what somebody writes for the next. It only looks: torch is not loaded, and nothing is written. What cannot be
-read is left blank.
+A run is a folder with a record (``run.json``), or one in which a logger has left its file (``hparams.yaml``,
+``metrics.csv`` or TensorBoard events), or one with checkpoints. A ``config.yaml`` alone makes no run: it may
+be what somebody writes for the next. It only looks: torch is not loaded, and nothing is written. What cannot
+be read is left blank.
 """
 
 from __future__ import annotations
