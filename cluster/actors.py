@@ -75,9 +75,10 @@ def collect(calls: Sequence[Any], *, names: Sequence[str], doing: str, deadline:
         if not done:
             late = ", ".join(names[index_of[call]] for call in waiting)
             raise StartError(
-                f"{len(waiting)} of {len(calls)} workers did not {doing} before start_timeout_s was over, of "
-                f"which {time.monotonic() - begun:.1f} s were left for it: {late}. "
-                "Look at the load and the network of their nodes, or raise start_timeout_s."
+                f"{len(waiting)} of {len(calls)} workers did not {doing} within the "
+                f"{time.monotonic() - begun:.1f} s left for it: {late}. Look at the load and the network of "
+                "their nodes, or raise start_timeout_s; for one that takes a lost worker's place, "
+                "replacement_timeout_s."
             )
         _check(done[0], names[index_of[done[0]]], doing)
     return list(ray.get(list(calls)))

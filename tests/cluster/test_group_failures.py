@@ -179,7 +179,7 @@ def test_workers_that_are_late_are_named(local_ray: None, monkeypatch: pytest.Mo
         return placement.reserve(spec, deadline + 30, make_room)  # only the workers are late, not their room
 
     monkeypatch.setattr("cluster.roster.reserve", reserve_patiently)
-    with pytest.raises(StartError, match=r"workers did not start before .* raise start_timeout_s"):
+    with pytest.raises(StartError, match=r"workers did not start within .* raise start_timeout_s"):
         WorkerGroup.start(small_spec(2, start_timeout_s=0.3))
     deadline = time.monotonic() + 30
     while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:

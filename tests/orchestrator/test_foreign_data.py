@@ -101,7 +101,7 @@ def test_hugging_face_streams_are_dealt_to_ranks_unless_they_are_already() -> No
 def test_hugging_face_on_a_group(kind: str, tmp_path: Path) -> None:
     """Two ranks share the samples of an epoch."""
     module = Reads()
-    trainer = group_trainer(tmp_path, max_epochs=1, join_uneven=True, start_timeout_s=200.0)
+    trainer = group_trainer(tmp_path, max_epochs=1, join_uneven=True)
     trainer.fit(module, hugging_face(kind))
     assert flat(module.seen) == list(range(ROWS))
 
@@ -151,6 +151,6 @@ def test_ray_data_in_process(form: str, ray_data: Any) -> None:
 def test_ray_data_on_a_group(ray_data: Any, tmp_path: Path) -> None:
     """Each rank runs the data set, and takes its share of the batches."""
     module = Reads()
-    trainer = group_trainer(tmp_path, max_epochs=1, join_uneven=True, start_timeout_s=200.0)
+    trainer = group_trainer(tmp_path, max_epochs=1, join_uneven=True)
     trainer.fit(module, Batches(ray_data))
     assert flat(module.seen) == list(range(ROWS))

@@ -9,33 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 import orchestrator as pl
 from modules.checkpoint import read
 from orchestrator.callbacks import ModelCheckpoint
 from orchestrator.ledger_audit import audit
-from tests.orchestrator.groups import Net, group_trainer, loader
+from tests.orchestrator.groups import Noisy, group_trainer, loader
 from tests.orchestrator.tiny import assert_equal_weights
 
 pytestmark = pytest.mark.ray
 
 BATCHES = 6
-
-
-class Noisy(Net):
-    """With dropout and a schedule."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(0.3)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.net(self.dropout(inputs))  # type: ignore[no-any-return]
-
-    def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.parameters(), lr=0.01)
-        return [optimizer], [{"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 2), "interval": "step"}]
 
 
 class Dies(pl.Callback):
@@ -56,9 +40,8 @@ def fit(root: Path, devices: int, *callbacks: Any, ckpt_path: Any = None, **argu
     """Train `Noisy` for two epochs, and leave it in the trainer."""
     torch.manual_seed(3)
     trainer = group_trainer(
-        root, devices, callbacks=list(callbacks), enable_checkpointing=bool(callbacks),
-        start_timeout_s=200.0, **arguments,
-    )  # fmt: skip
+        root, devices, callbacks=list(callbacks), enable_checkpointing=bool(callbacks), **arguments
+    )
     trainer.fit(Noisy(), loader(4 * devices * BATCHES, batch_size=4, shuffle=True), ckpt_path=ckpt_path)
     return trainer
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import orchestrator as pl
 from orchestrator.callbacks import ModelCheckpoint
 from orchestrator.strategies import ElasticStrategy
-from tests.orchestrator.groups import Net, points
+from tests.orchestrator.groups import Noisy, points
 from tests.orchestrator.tiny import assert_equal_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1800)]
@@ -35,21 +35,6 @@ class Augmented(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         inputs, label = self.points[index]
         return inputs + 0.1 * torch.randn(inputs.shape), label
-
-
-class Noisy(Net):
-    """With dropout and a schedule of steps."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(0.3)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.net(self.dropout(inputs))  # type: ignore[no-any-return]
-
-    def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.parameters(), lr=0.01)
-        return [optimizer], [{"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 2), "interval": "step"}]
 
 
 def fit(

@@ -152,7 +152,7 @@ def test_ranks_that_write_parts_go_on(disk: Path, caplog: pytest.LogCaptureFixtu
     saver = ModelCheckpoint(disk / "kept", every_n_train_steps=1, save_top_k=-1)
     trainer = group_trainer(
         disk.parent, 2, max_epochs=1, callbacks=[saver], enable_checkpointing=True,
-        strategy=FSDPStrategy(state_dict_type="sharded"), start_timeout_s=200.0,
+        strategy=FSDPStrategy(state_dict_type="sharded"),
     )  # fmt: skip
     with caplog.at_level("INFO", logger="orchestrator"):
         trainer.fit(Wide(), group_loader(48, 4))
