@@ -71,6 +71,11 @@ class Finding:
     alone: float
     rest: float | None
 
+    @property
+    def spoilt_before(self) -> bool:
+        """Whether most of the batch is bad by itself, so that the weights and no sample are to blame."""
+        return self.size is not None and 2 * len(self.samples) > self.size > 1
+
 
 class PoisonFound(Exception):
     """Leaves the training that is looked at.

@@ -158,11 +158,14 @@ def sample_numbers(root: Path, finding: Finding) -> tuple[int, ...]:
     """Return the numbers in the data set of the samples that were found, from the ledger below `root`;
     nothing where it does not have them.
     """
-    for path in sorted((root / LEDGER).glob(f"*-rank-{finding.rank:05d}-*.jsonl")):
+    wanted = (finding.epoch, finding.batch_idx, finding.rank)
+    for path in (root / LEDGER).glob("*.jsonl"):
+        own = None
         for text in path.read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(ValueError):
                 line = json.loads(text)
-                if (line.get("e"), line.get("b")) == (finding.epoch, finding.batch_idx):
+                own = line.get("rank", own)  # says whose file it is; a line may say whose batch
+                if (line.get("e"), line.get("b"), line.get("r", own)) == wanted:
                     numbers = line["ids"]
                     if len(numbers) == finding.size:
                         return tuple(numbers[place] for place in finding.samples)

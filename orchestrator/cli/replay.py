@@ -48,7 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.bisect:
             result = search(folder, arguments.step, arguments.logical_rank)
             print(describe_search(result))
-            return 0 if result.finding is not None else 1
+            finding = result.finding
+            return 0 if finding is not None and finding.size is not None and not finding.spoilt_before else 1
         found = replay(folder, arguments.step)
     except MisconfigurationError as error:
         print(f"orchestrator replay: {error}", file=sys.stderr)
@@ -104,7 +105,7 @@ def describe_search(found: Search) -> str:
         return "\n".join(lines)
     places = ", ".join(map(str, finding.samples))
     one = len(finding.samples) == 1
-    if 2 * len(finding.samples) > finding.size > 1:
+    if finding.spoilt_before:
         lines.append(
             f"{len(finding.samples)} of {finding.size} samples are bad by themselves: the weights were "
             "spoilt before. Look at the step before it, or begin from an earlier checkpoint (save_top_k=-1)."

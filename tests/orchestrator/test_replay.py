@@ -121,6 +121,19 @@ def test_the_poisoned_sample_is_found(capsys: pytest.CaptureFixture[str]) -> Non
     assert sorted(path.name for path in folder.rglob("*")) == before
 
 
+def test_the_poisoned_sample_of_logical_ranks_is_found(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whichever logical rank had it, and on that one alone where one is named."""
+    logical = "strategy=pl.strategies.ElasticStrategy(logical_ranks=2),\n        max_epochs=2,"
+    folder = run_script(text=POISONED.replace("max_epochs=2,", logical))
+    capsys.readouterr()
+    found = []
+    for words in ([], ["--logical-rank=0"], ["--logical-rank=1"]):
+        status = main(["replay", str(folder), "--bisect", *words])
+        found.append(("number 13 of the data set" in capsys.readouterr().out, status))
+    assert found[0] == (True, 0)
+    assert sorted(found[1:]) == [(False, 1), (True, 0)]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
