@@ -320,11 +320,7 @@ class NetLab:
         if node in self._labels:
             arguments += ["--labels", ",".join(f"{key}={value}" for key, value in self._labels[node].items())]
         if node == 0:
-            arguments += ["--head", f"--port={_PORT}", "--include-dashboard=false"]
-            arguments += [
-                "--no-monitor",
-                "--ray-client-server-port=0",
-            ]  # nor what scales it, nor a second door
+            arguments += ["--head", f"--port={_PORT}", "--include-dashboard=false", "--no-monitor"]
         else:
             arguments += [f"--address={self.address}"]
         shell = ["sh", "-ec", f'{self._prepare[node]}\nexec "$@"', "sh"] if node in self._prepare else []
