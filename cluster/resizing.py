@@ -35,6 +35,7 @@ class ResizableRoster(Roster):
     def __init__(self, spec: GroupSpec) -> None:
         super().__init__(spec)
         self.resized = False
+        self._given: int | None = None  # to somebody who makes itself ready
         self._more: list[Reservation] = []
         self._returned: list[Reservation] = []  # whose workers have been told to go
         self._steps: int | None = None  # made when the next was to go
@@ -49,7 +50,8 @@ class ResizableRoster(Roster):
             least: So many there must be.
 
         Returns:
-            Why, by number, for all that are gone; and the numbers of those that had to come.
+            Why, by number, for all that are gone; and the numbers of those that had to come, but for one who
+            was making itself ready.
 
         Raises:
             StartError: None came in time.
@@ -67,6 +69,10 @@ class ResizableRoster(Roster):
             gone |= todo
             came = [number for number in came if number not in todo]
             while len(self.present) < least:
+                if self._given is not None:  # who makes itself ready has begun its run already
+                    self.present.append(self._given)
+                    self._given = None
+                    continue
                 number = self._vacancy()
                 self._fill(number, deadline)
                 self.present.append(number)
@@ -155,16 +161,19 @@ class ResizableRoster(Roster):
             self._recruits.call_again(recruit)
             return None
         self.resized = True
+        self._given = number
         return number
 
     def include(self, number: int) -> None:
         """Take in who is ready: it waits for the next generation, to which the caller invites the others."""
+        self._given = None
         self.present.append(number)
         self.generation += 1
         self._free([number])
 
     def dismiss(self, number: int) -> None:
         """End who was given a number and is not taken in; its place is asked for again."""
+        self._given = None
         if number in self.present:
             self.present.remove(number)
         self._fence(number)
@@ -185,7 +194,8 @@ class ResizableRoster(Roster):
 
     def _vacancy(self) -> int:
         """Return the least number that nobody has, with room for it."""
-        number = next(number for number in range(len(self.workers) + 1) if number not in self.present)
+        taken = {*self.present, self._given}
+        number = next(number for number in range(len(self.workers) + 1) if number not in taken)
         if number == len(self.workers):
             self.workers = (*self.workers, replace(self.workers[-1], rank=number))
             self.actors.append(None)

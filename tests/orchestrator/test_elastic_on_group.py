@@ -72,12 +72,13 @@ def fit(
     epochs: int = 3,
     waits: int = 0,
     ckpt_path: Path | None = None,
+    kind: type[Dies] = Dies,
     **strategy: Any,
 ) -> dict[str, Any]:
     """Train, and return what identifies the result, with the numbers of processes that there were."""
     folder.mkdir(parents=True)
     pl.seed_everything(3, verbose=False)
-    module = Dies(list(faults), folder, waits)
+    module = kind(list(faults), folder, waits)
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=workers,
@@ -86,7 +87,7 @@ def fit(
         default_root_dir=folder,
         enable_progress_bar=False,
         enable_model_summary=False,
-        logger=pl.loggers.CSVLogger(folder),
+        logger=pl.loggers.CSVLogger(folder, flush_logs_every_n_steps=1),
         start_timeout_s=300,
         max_epochs=epochs,
         log_every_n_steps=2,
@@ -166,6 +167,28 @@ def test_who_comes_is_taken_in(alone: dict[str, Any], tmp_path: Path) -> None:
     found = fit(tmp_path / "run", 2, waits=3, max_workers=3)
     same(found, alone)
     assert found["processes"] == {2, 3}
+
+
+class LosesTheRest(Dies):
+    """Of two processes the first dies; the other does while somebody makes itself ready for its place."""
+
+    def setup(self, stage: str) -> None:
+        if (self.folder / "fault.0").exists() and not (self.folder / "coming").exists():
+            (self.folder / "coming").touch()
+            time.sleep(3.0)
+
+    def die(self, place: str) -> None:
+        if self.trainer.global_step == 3 and (self.folder / "fault.0").exists():
+            until = time.monotonic() + 200
+            while not (self.folder / "coming").exists() and time.monotonic() < until:
+                time.sleep(0.05)
+        super().die(place)
+
+
+def test_all_can_be_lost_while_somebody_comes(alone: dict[str, Any], tmp_path: Path) -> None:
+    """Who comes has its number for itself; the run begins again and gives the same."""
+    found = fit(tmp_path / "run", 2, (("forward", 0, 2), ("forward", 0, 3)), kind=LosesTheRest, min_workers=1)
+    same(found, alone)
 
 
 class Silent(Dies):
