@@ -199,6 +199,17 @@ def _collect_observed(
     return [None if call in waiting else _observed(call) for call in calls]
 
 
+def have_children(members: Sequence[Any], timeout_s: float = 1.0) -> bool:
+    """Whether processes that any of these workers has started are still there, or one does not say so."""
+    import ray
+
+    calls = [actor.has_children.options(concurrency_group="control").remote() for actor in members]
+    try:
+        return any(ray.get(calls, timeout=timeout_s))
+    except ray.exceptions.RayError:
+        return True
+
+
 def _observed(call: Any) -> RankState | None:
     import ray
 

@@ -3,9 +3,10 @@
 Each worker has two open calls: its run, and a long poll for what it says. `ray.wait` on all of them wakes the
 driver within a millisecond or two of anything happening; nothing is polled by sleeping. Events of one rank
 reach `on_event` in the order they were emitted and before the run returns. When a rank fails, the first cause
-is raised; ranks that only lost a peer give the others a moment to be named as the cause. In a run that
-recovers, the loss of a process is no failure while it can be replaced: the others go on, or, where one of
-them cannot, all end and `RunLost` is raised.
+is raised; ranks that only lost a peer give the others a moment to be named as the cause. Behind an exception
+the other ranks are freed from their collectives, so that they end too and all can be used again. In a run
+that recovers, the loss of a process is no failure while it can be replaced: the others go on, or, where one
+of them cannot, all end and `RunLost` is raised.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _POLL_S = 30.0
 _CAUSE_S = 3.0  # a broken connection waits so long for its cause: a lost node shows after about 2 s
 _BROKEN_S = 6.0  # a rank that lost a peer waits so long for the loss of a process to be found
 _DRAIN_S = 0.2
+_FREED_S = 1.0  # whoever is freed from a collective ends within milliseconds
 _LAST_WORDS_S = 0.05  # longer than a poll lingers for a burst
 
 INVITATION = "invitation"
@@ -115,13 +117,28 @@ class Members(Protocol):
 
 
 class Dispatch:
-    """One run on all workers of a group."""
+    """One run on all workers of a group.
 
-    def __init__(self, run: int, members: Members, listeners: Listeners, *, recovers: bool) -> None:
+    Args:
+        run: The number of this run.
+        members: The group.
+        listeners: Who is told what.
+        recovers: The callable may go on after a loss.
+        frees: Behind an exception the other ranks are freed and waited for.
+
+    Attributes:
+        is_over: Behind `results` that raised: the callables have ended on all ranks, and nobody was lost.
+    """
+
+    def __init__(
+        self, run: int, members: Members, listeners: Listeners, *, recovers: bool, frees: bool
+    ) -> None:
         self._run = run
         self._members = members
         self._listeners = listeners
         self._recovers = recovers
+        self._frees = frees
+        self.is_over = False
         self._broken_since: float | None = None
         self._has_lost = False
         self._given_up = False
@@ -225,7 +242,7 @@ class Dispatch:
                 lane.remote(self._run, INVITATION, invitation)
 
     def _is_coming(self, rank: int | None) -> bool:
-        """Whether a rank was taken in and has not met the others yet."""
+        """Whether a rank was given to who makes itself ready, and the others do not wait for it yet."""
         return rank is not None and rank == self._joiner and rank not in self._members.present
 
     def _dismiss(self, *, invited: bool = False) -> None:
@@ -325,7 +342,7 @@ class Dispatch:
             if item.kind == "joined" and rank == self._joiner:
                 self._joiner = None
         elif item.kind == "arrived":
-            if rank == self._joiner:
+            if self._is_coming(rank):  # else it was needed before, and is awaited
                 self._invite(rank)
         elif item.kind == "event":
             if self._listeners.on_event is not None:
@@ -379,7 +396,29 @@ class Dispatch:
     def _raise_first(self) -> None:
         first = choose_first(list(self._failures.values()))
         finished = sorted(self._results.keys() - self._failures.keys())
-        raise rebuild(first, self._members.workers, finished) from None
+        cause = rebuild(first, self._members.workers, finished)
+        if self._frees and isinstance(cause, Exception) and not (first.is_death or first.is_lost_run):
+            with contextlib.suppress(Exception):  # what goes wrong now must not hide the cause
+                self.is_over = self._end_others()
+        raise cause from None
+
+    def _end_others(self) -> bool:
+        """Free the callables that go on, and wait a moment for them; return whether all have ended and nobody
+        was lost.
+        """
+        import ray
+
+        if self._has_lost or self._joiner is not None:
+            return False
+        if self._runs:
+            self._members.give_up()
+        until = time.monotonic() + _FREED_S
+        while self._runs:
+            ready, _ = ray.wait([*self._runs], timeout=max(0.0, until - time.monotonic()))
+            if not ready:
+                return False
+            self._take(ready[0])
+        return not any(failure.is_death for failure in self._failures.values())
 
 
 def _bytes(item: Item) -> bytes:

@@ -45,6 +45,7 @@ class WorkerGroup:
         self._roster = ResizableRoster(spec)
         self._policy: RecoveryPolicy | None = None
         self._giving_up: list[Any] = []  # calls that may not have arrived yet
+        self._is_given_up = False  # the process group is, by a run that failed: the next one forms it anew
         self._noticed: set[int] = set()  # ranks that were told to go in this run
         self._watch: StandstillWatch | None = None
         self._runs = 0
@@ -147,7 +148,8 @@ class WorkerGroup:
                 replaced, the group is alive, and the call can be made again.
             RemoteError: the callable raised what cannot be rebuilt here.
             BaseException: what the first failing worker's callable raised, or what a listener raised. The
-                group has ended.
+                group is still alive where it runs on CPUs, and the callable has ended on all workers, which
+                failing collectives make it do, and has left no process; else it has ended.
         """
         import ray
 
@@ -170,7 +172,13 @@ class WorkerGroup:
             on_rank_output=on_rank_output,
             on_recovered=on_recovered,
         )
+        # What has used CUDA may have spoilt its process.
+        dispatch = Dispatch(
+            self._runs, self, listeners, recovers=recovery is not None, frees=self.spec.backend == "gloo"
+        )
         try:
+            if self._is_given_up:
+                self._form_anew()
             self._roster.deliver()
             if recovery is not None and recovery.max_workers is not None and recovery.room is None:
                 self._roster.call_more(recovery.max_workers)
@@ -178,12 +186,15 @@ class WorkerGroup:
             del payload  # it may be a whole model
             if standstill is not None:
                 self._watch = StandstillWatch(self, standstill)
-            return Dispatch(self._runs, self, listeners, recovers=recovery is not None).results(stored)
+            return dispatch.results(stored)
         except RunLost:
             self._form_anew()
             raise
         except BaseException:
-            self.shutdown()
+            if dispatch.is_over and not actors.have_children(self._roster.present_actors):
+                self._is_given_up = True
+            else:
+                self.shutdown()
             raise
         finally:
             self._running = False
@@ -367,6 +378,7 @@ class WorkerGroup:
                 self._giving_up = []
             self._roster.generation += 1
             self._roster.join(time.monotonic() + self.spec.start_timeout_s)
+            self._is_given_up = False
         except BaseException:
             self.shutdown()
             raise

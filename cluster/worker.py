@@ -42,6 +42,7 @@ __all__ = ["LANES", "Assignment", "Success", "Worker", "WorkerContext"]
 
 LANES = {"poll": 1, "signal": 1, "control": 2, "life": 1}  # threads beside the callable's own
 _WARM_IMPORTS = ("torch", "torch.optim", "torch.distributed", "torch._dynamo")  # optimizers need the last
+_PYTHONS_OWN = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 _REAP_S = 0.5
 
 
@@ -274,6 +275,21 @@ class Worker:
     def live(self) -> None:
         """Never return: the call ends with the process, which is how the driver learns of it."""
         threading.Event().wait()
+
+    def has_children(self) -> bool:
+        """Whether processes that this one started are still there; those that Python itself keeps do not
+        count.
+        """
+        import psutil  # Ray brings it
+
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                command = " ".join(child.cmdline())
+                if child.status() != psutil.STATUS_ZOMBIE and not any(
+                    name in command for name in _PYTHONS_OWN
+                ):
+                    return True
+        return False
 
     def end_children(self) -> None:
         """Kill the processes that this one started, while it is there to name them."""

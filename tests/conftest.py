@@ -69,6 +69,14 @@ def _attach_to_no_cluster() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _workers_stay_warm() -> Iterator[None]:
+    """Keep the workers of one file's tests for those of the next, whatever comes between."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cluster.pool.IDLE_TIMEOUT_S", 1800.0)
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _module_leaves_nothing_behind(_attach_to_no_cluster: None) -> Iterator[None]:
     yield from _guard("The fixtures of this module")

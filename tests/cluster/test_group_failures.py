@@ -43,7 +43,7 @@ def assert_ended(group: WorkerGroup) -> None:
 
 def test_the_users_exception_is_raised_with_its_type_while_peers_wait(pair: WorkerGroup) -> None:
     """Rank 1's exception is raised as itself, with its place, its step and its last output, long before any
-    timeout.
+    timeout. The same processes run the next callable.
     """
 
     def fail_on_one(context: WorkerContext) -> None:
@@ -64,6 +64,39 @@ def test_the_users_exception_is_raised_with_its_type_while_peers_wait(pair: Work
     assert "actors.py" not in notes
     assert "| my last words" in notes
     assert "1 other rank failed in consequence." in notes
+
+    def add(context: WorkerContext) -> tuple[int, float]:
+        import torch
+        import torch.distributed as dist
+
+        ones = torch.ones(1)
+        dist.all_reduce(ones)
+        return os.getpid(), ones.item()
+
+    assert pair.run(add) == [(worker.pid, 2.0) for worker in pair.workers]
+
+
+def test_a_rank_that_does_not_end_behind_anothers_exception_is_ended(pair: WorkerGroup) -> None:
+    """It gets a moment, as no failing collective frees it."""
+
+    def fail_on_one(context: WorkerContext) -> None:
+        if context.rank == 0:
+            time.sleep(600)
+        raise ZeroDivisionError("of my own")
+
+    with pytest.raises(ZeroDivisionError, match="of my own"):
+        pair.run(fail_on_one)
+    assert_ended(pair)
+
+
+def test_what_is_no_error_ends_the_group(pair: WorkerGroup) -> None:
+    """A callable that exits meant its process."""
+
+    def leave(context: WorkerContext) -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        pair.run(leave)
     assert_ended(pair)
 
 

@@ -50,11 +50,12 @@ def test_an_equal_spec_gets_the_same_warm_processes_in_a_new_generation() -> Non
 
 
 def test_a_group_that_died_is_not_lent_again() -> None:
-    """After a failed run, and after a death while idle, the next lease starts new processes."""
+    """A failed run leaves it as it was; after a death while idle, the next lease starts new processes."""
     with pytest.raises(ValueError, match="boom"), pool.lease(small_spec(1)) as failed:
         failed.run(lambda context: (_ for _ in ()).throw(ValueError("boom")))
     with pool.lease(small_spec(1)) as second:
-        assert pids(second) != pids(failed)
+        assert pids(second) == pids(failed)
+        assert second.run(lambda context: context.rank) == [0]
     psutil.Process(second.workers[0].pid).kill()
     wait_until_gone(second)
     with pool.lease(small_spec(1)) as third:
