@@ -49,9 +49,9 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     ("whole_group", "number"),
     [
-        pytest.param(False, signal.SIGINT, id="SIGINT to the driver"),
+        pytest.param(False, signal.SIGINT, id="SIGINT to the driver", marks=pytest.mark.slow),
         pytest.param(True, signal.SIGINT, id="SIGINT to its process group"),
-        pytest.param(False, signal.SIGTERM, id="SIGTERM to the driver"),
+        pytest.param(False, signal.SIGTERM, id="SIGTERM to the driver", marks=pytest.mark.slow),
     ],
 )
 def test_an_interrupted_driver_leaves_nothing(

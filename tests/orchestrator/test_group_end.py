@@ -89,7 +89,7 @@ def start(folder: Path, how: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("how", ["success", "failure"])
+@pytest.mark.parametrize("how", [pytest.param("success", marks=pytest.mark.slow), "failure"])
 def test_shutdown_leaves_nothing(tmp_path: Path, how: str) -> None:
     """After shutdown() threads, processes, folders, environment and HOME are as before."""
     driver = start(tmp_path, how)
@@ -126,7 +126,10 @@ def test_a_second_ctrl_c_ends_everything(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "status", "tracebacks"),
-    [pytest.param(signal.SIGINT, 130, 1, id="Ctrl-C"), pytest.param(signal.SIGTERM, 143, 0, id="SIGTERM")],
+    [
+        pytest.param(signal.SIGINT, 130, 1, id="Ctrl-C", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, 0, id="SIGTERM"),
+    ],
 )
 def test_a_script_that_was_told_to_stop_ends_with_the_signals_status(
     tmp_path: Path, number: signal.Signals, status: int, tracebacks: int
