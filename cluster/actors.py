@@ -199,15 +199,15 @@ def _collect_observed(
     return [None if call in waiting else _observed(call) for call in calls]
 
 
-def have_children(members: Sequence[Any], timeout_s: float = 1.0) -> bool:
-    """Whether processes that any of these workers has started are still there, or one does not say so."""
+def are_clean(members: Sequence[Any], timeout_s: float = 1.0) -> bool:
+    """Whether all of these workers say that nothing of their last run is left."""
     import ray
 
-    calls = [actor.has_children.options(concurrency_group="control").remote() for actor in members]
+    calls = [actor.is_clean.options(concurrency_group="control").remote() for actor in members]
     try:
-        return any(ray.get(calls, timeout=timeout_s))
+        return all(ray.get(calls, timeout=timeout_s))
     except ray.exceptions.RayError:
-        return True
+        return False
 
 
 def _observed(call: Any) -> RankState | None:

@@ -1,9 +1,10 @@
 """A gang of worker processes that is started, used for any number of runs, and ended as one.
 
 The workers are Ray actors in one placement group, joined by one process group. Nothing outlives the group:
-after any failure, an interrupt of the driver included, its processes are killed and its placement is given
-back at once, so a peer that waits in a collective cannot hang and nothing is left. A group that has failed
-stays ended; start a new one.
+after a failure, an interrupt of the driver included, its processes are killed and its placement is given back
+at once, so a peer that waits in a collective cannot hang and nothing is left. A group that has ended so stays
+ended; start a new one. Only behind an exception of the callable, on CPUs, it goes on where nothing of the run
+is left in any worker.
 """
 
 from __future__ import annotations
@@ -148,8 +149,10 @@ class WorkerGroup:
                 replaced, the group is alive, and the call can be made again.
             RemoteError: the callable raised what cannot be rebuilt here.
             BaseException: what the first failing worker's callable raised, or what a listener raised. The
-                group is still alive where it runs on CPUs, and the callable has ended on all workers, which
-                failing collectives make it do, and has left no process; else it has ended.
+                group is still alive where this is an exception of the callable, which runs on CPUs, has lost
+                nobody, has ended on all workers (failing collectives make it do so), and has left there
+                neither a process nor a thread; else it has ended.
+            StartError: the run before had failed, and the workers did not find each other again.
         """
         import ray
 
@@ -172,10 +175,8 @@ class WorkerGroup:
             on_rank_output=on_rank_output,
             on_recovered=on_recovered,
         )
-        # What has used CUDA may have spoilt its process.
-        dispatch = Dispatch(
-            self._runs, self, listeners, recovers=recovery is not None, frees=self.spec.backend == "gloo"
-        )
+        on_cpus = not self.spec.resource("GPU")  # what has used CUDA may have spoilt its process
+        dispatch = Dispatch(self._runs, self, listeners, recovers=recovery is not None, frees=on_cpus)
         try:
             if self._is_given_up:
                 self._form_anew()
@@ -191,9 +192,8 @@ class WorkerGroup:
             self._form_anew()
             raise
         except BaseException:
-            if dispatch.is_over and not actors.have_children(self._roster.present_actors):
-                self._is_given_up = True
-            else:
+            self._is_given_up = True
+            if not (dispatch.is_over and self._is_clean()):
                 self.shutdown()
             raise
         finally:
@@ -203,6 +203,14 @@ class WorkerGroup:
                 self._watch = None
             if watch is not None:
                 watch.close()
+
+    def _is_clean(self) -> bool:
+        """Whether nothing of a run that failed is left in the workers, and none of them has to go."""
+        try:
+            return not self._noticed and actors.are_clean(self._roster.present_actors)
+        except BaseException:
+            self.shutdown()
+            raise
 
     def announce(self, name: str, value: object, timeout_s: float = 10.0) -> list[Any]:
         """Set `context.signals[name]` on all workers, and return what each one's `context.position` said
@@ -315,7 +323,9 @@ class WorkerGroup:
         ranks = [rank for rank in notice.ranks if rank in self._roster.present]
         least = policy.min_workers
         fewer = least is not None and len(self._roster.present) - len(ranks) >= least
-        return not ranks or self._roster.hand_over(ranks, notice.reason, notice.deadline, fewer=fewer)
+        return not ranks or self._roster.hand_over(
+            ranks, notice.reason, notice.deadline, fewer=fewer, is_over=lambda: not self._running
+        )
 
     @property
     def present(self) -> list[int]:

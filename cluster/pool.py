@@ -1,9 +1,10 @@
 """Keeps ended-with worker groups warm for a while, so that the next call with equal needs starts in
 milliseconds.
 
-There is one pool per driver process. A group is lent to one borrower at a time. It comes back after a clean
-exit and is used again for an equal `GroupSpec`; it ends after `IDLE_TIMEOUT_S` seconds of idleness, when its
-room may be needed for another spec, at `end`, or at exit. A borrowed group that has failed is not taken back.
+There is one pool per driver process. A group is lent to one borrower at a time. It comes back where it is
+still alive and is used again for an equal `GroupSpec`; it ends after `IDLE_TIMEOUT_S` seconds of idleness,
+when its room may be needed for another spec, when a source file of the user's has changed that its workers
+may have imported, at `end`, or at exit.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 from cluster.errors import ClusterError
 from cluster.group import WorkerGroup
+from cluster.sources import Stamp, have_changed, stamps
 from cluster.spec import GroupSpec
 
 IDLE_TIMEOUT_S = 60.0
@@ -27,7 +29,8 @@ IDLE_TIMEOUT_S = 60.0
 @dataclass(slots=True, kw_only=True)
 class _Idle:
     group: WorkerGroup
-    until: float  # on the clock of time.monotonic
+    sources: dict[str, Stamp]  # the user's files as they were when workers may have imported them
+    until: float = 0.0  # on the clock of time.monotonic
 
 
 class _Pool:
@@ -39,8 +42,10 @@ class _Pool:
         self._timer: threading.Thread | None = None
         self._pid = os.getpid()
 
-    def take(self, spec: GroupSpec) -> WorkerGroup | None:
-        """An idle group of that spec, its process group formed anew; those found dead are ended."""
+    def take(self, spec: GroupSpec) -> _Idle | None:
+        """An idle group of that spec, its process group formed anew; those found dead are ended, and those
+        whose workers hold modules as they were before somebody changed them.
+        """
         while True:
             with self._changed:
                 found = next((idle for idle in self._idle if idle.group.spec == spec), None)
@@ -48,16 +53,17 @@ class _Pool:
                     return None
                 self._idle.remove(found)
                 self._changed.notify_all()
-            if found.group.alive:
+            if found.group.alive and not have_changed(found.sources):
                 with contextlib.suppress(ClusterError):  # it died at this moment: then start another
                     found.group.reform()
-                    return found.group
+                    return found
             found.group.shutdown()
 
-    def put(self, group: WorkerGroup) -> None:
+    def put(self, lent: _Idle) -> None:
         """Keep a group for the idle time."""
         with self._changed:
-            self._idle.append(_Idle(group=group, until=time.monotonic() + IDLE_TIMEOUT_S))
+            lent.until = time.monotonic() + IDLE_TIMEOUT_S
+            self._idle.append(lent)
             if self._timer is None:
                 self._timer = threading.Thread(target=self._end_old, name="cluster-pool-idle", daemon=True)
                 self._timer.start()
@@ -119,15 +125,14 @@ def lease(spec: GroupSpec) -> Iterator[WorkerGroup]:
     if _pool._pid != os.getpid():  # a forked child owns none of its parent's groups
         _pool = _Pool()
     pool = _pool
-    group = pool.take(spec) or _start(pool, spec)
+    lent = pool.take(spec) or _Idle(group=_start(pool, spec), sources={})
+    lent.sources = {**stamps(), **lent.sources}
     atexit.unregister(end)
     atexit.register(end)  # registered after session's own, so it runs before it
     try:
-        yield group
-    except BaseException:
-        _take_back(pool, group)
-        raise
-    _take_back(pool, group)
+        yield lent.group
+    finally:
+        _take_back(pool, lent)
 
 
 def end() -> None:
@@ -143,8 +148,8 @@ def _start(pool: _Pool, spec: GroupSpec) -> WorkerGroup:
     return WorkerGroup.start(spec, make_room=pool.end)
 
 
-def _take_back(pool: _Pool, group: WorkerGroup) -> None:
-    if group.alive:
-        pool.put(group)
+def _take_back(pool: _Pool, lent: _Idle) -> None:
+    if lent.group.alive:
+        pool.put(lent)
     else:
-        group.shutdown()
+        lent.group.shutdown()

@@ -170,7 +170,15 @@ class Roster:
         self._free(list(range(len(self.actors))))
         return replaced
 
-    def hand_over(self, ranks: Sequence[int], why: str, deadline: float, *, fewer: bool) -> bool:
+    def hand_over(
+        self,
+        ranks: Sequence[int],
+        why: str,
+        deadline: float,
+        *,
+        fewer: bool,
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> bool:
         """End the workers of these ranks, which will be gone soon anyway, if others can take over at once.
         The run learns of it as of any loss. One goes after the other, as each may hold what another alone
         knows, with two steps in between. From any thread.
@@ -180,6 +188,7 @@ class Roster:
             why: they must go.
             deadline: by when all must have gone, on the clock of `time.monotonic`.
             fewer: the others go on with fewer; else somebody must be up for each, on a node that stays.
+            is_over: whether the run has ended, and nobody has to be waited for.
 
         Returns:
             Whether they were ended: False where a callable is not where it can go on, or nobody is up.
@@ -189,7 +198,7 @@ class Roster:
         now = time.monotonic()
         heard_by = now + min(_HEARD_S, (deadline - now) * _HEARD)
         while not self._least_progress():
-            if self._ending.wait(_ENDING_S):
+            if self._ending.wait(_ENDING_S) or is_over():
                 return False
             if time.monotonic() > heard_by:
                 _log.info("%s: nobody takes over, as the run is not where it could go on after a loss", why)
@@ -205,7 +214,7 @@ class Roster:
             step = self._least_progress()
             ray.kill(self.actors[rank], no_restart=True)
             while rank != ranks[-1] and self._least_progress() < step + 2 and time.monotonic() < deadline:
-                if self._ending.wait(_ENDING_S):
+                if self._ending.wait(_ENDING_S) or is_over():
                     return True
         return True
 

@@ -36,6 +36,7 @@ from cluster.snapshots import Snapshots
 from cluster.surroundings import restored
 
 if TYPE_CHECKING:
+    import psutil
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 __all__ = ["LANES", "Assignment", "Success", "Worker", "WorkerContext"]
@@ -93,6 +94,7 @@ class Worker:
         self._native_id: int | None = None
         self._probe = preflight.Probe()
         self._context: WorkerContext | None = None
+        self._threads: set[threading.Thread] = set()  # that were there when the last run began
         preemption.set_handler(self._told_to_go)
         native_stack.register()
 
@@ -208,6 +210,7 @@ class Worker:
         mailbox, signals = self._open(run)
         with self._runs_lock:
             self._runs = {run: (mailbox, signals)}
+        self._threads = set(threading.enumerate())
         context = WorkerContext(info, signals, mailbox, self._member(), self._beacon, recovers=recovers)
         if not context.joining:
             self._member().snapshots.forget()
@@ -276,20 +279,21 @@ class Worker:
         """Never return: the call ends with the process, which is how the driver learns of it."""
         threading.Event().wait()
 
-    def has_children(self) -> bool:
-        """Whether processes that this one started are still there; those that Python itself keeps do not
-        count.
+    def is_clean(self) -> bool:
+        """Whether nothing of the last run is left: no thread that it began, no process but those that Python
+        itself keeps, and nothing on a GPU.
         """
         import psutil  # Ray brings it
+        import torch
 
-        for child in psutil.Process().children():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                command = " ".join(child.cmdline())
-                if child.status() != psutil.STATUS_ZOMBIE and not any(
-                    name in command for name in _PYTHONS_OWN
-                ):
-                    return True
-        return False
+        if torch.cuda.is_initialized():
+            return False
+        for thread in threading.enumerate():
+            if thread not in self._threads and not isinstance(thread, threading._DummyThread):  # Ray's lanes
+                thread.join(_REAP_S)
+                if thread.is_alive():
+                    return False
+        return not any(_lives_on(child) for child in psutil.Process().children())
 
     def end_children(self) -> None:
         """Kill the processes that this one started, while it is there to name them."""
@@ -323,6 +327,20 @@ class Worker:
             if run not in self._runs:
                 self._runs[run] = (Mailbox(), {})
             return self._runs[run]
+
+
+def _lives_on(process: psutil.Process) -> bool:
+    """Whether a process goes on, or one that Python's fork server has made for the callable."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        command = " ".join(process.cmdline())
+        if not any(name in command for name in _PYTHONS_OWN):
+            return True
+        return any(child.status() != psutil.STATUS_ZOMBIE for child in process.children())
+    return False
 
 
 def _import_all(names: Sequence[str]) -> None:

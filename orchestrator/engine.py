@@ -213,6 +213,8 @@ class Engine:
                     self.strategy.bring_back(self.module)
                 raise
             self._end_loggers("failed")
+            with contextlib.suppress(Exception):  # what needs the others cannot be done any more
+                self.call_teardown()
             if isinstance(error, RunLost):
                 raise
         finally:

@@ -35,6 +35,7 @@ from orchestrator.strategies.specs import ElasticStrategy
 from orchestrator.sweep.stopped import TrialStopped
 
 if TYPE_CHECKING:
+    from cluster import WorkerGroup
     from cluster.context import WorkerContext
     from cluster.recovery import Recovered
     from cluster.spec import GroupSpec
@@ -123,6 +124,7 @@ def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None)
                     _say(note)
             if job.fn == "fit":
                 desk = GroupDesk(group, trainer.preemption_notice, group.hand_over)
+                open_desk.callback(_end_if_it_leaves, group, desk)
                 open_desk.enter_context(desk.open())
             open_desk.callback(logs.close)
             logs.begin(group.workers)
@@ -148,9 +150,6 @@ def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None)
                     job = _again(trainer, job, standing)
                     if trainer.record is not None:
                         trainer.record.note("again", text=str(lost), ckpt_path=job.ckpt_path)
-            open_desk.close()
-            if desk is not None and desk.leaves:
-                group.shutdown()
     except BaseException as error:
         if standing:
             apply_standing(trainer, job, standing[-1])
@@ -172,6 +171,12 @@ def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None)
     if job.fn == "predict" and job.return_predictions:
         return interleave([result, *outcomes[1:]])
     return result
+
+
+def _end_if_it_leaves(group: WorkerGroup, desk: GroupDesk) -> None:
+    """End a group whose machines are about to go."""
+    if desk.leaves:
+        group.shutdown()
 
 
 def _again(trainer: Trainer, job: Job, standing: list[Standing]) -> Job:

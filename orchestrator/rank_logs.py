@@ -25,7 +25,8 @@ _NAME = re.compile(r"rank(\d+)\.log")
 
 
 def read_ends(folder: Path, most_bytes: int = 8192) -> dict[int, str]:
-    """Return the last whole lines of each rank's log in a run's folder, by rank; empty without logs.
+    """Return the last whole lines of each rank's log in a run's folder, by rank; empty without logs. Each
+    state of a progress bar is a line.
 
     Args:
         folder: The run's.
@@ -41,7 +42,7 @@ def read_ends(folder: Path, most_bytes: int = 8192) -> dict[int, str]:
             file.seek(max(0, begin - 1))  # the byte before tells whether a line begins here
             read = file.read()
             if begin > 0:
-                read = read.partition(b"\n")[2]
+                read = re.split(rb"[\r\n]", read, maxsplit=1)[-1]
             ends[int(name[1])] = read.decode(errors="replace")
     return dict(sorted(ends.items()))
 

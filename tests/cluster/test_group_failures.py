@@ -89,6 +89,26 @@ def test_a_rank_that_does_not_end_behind_anothers_exception_is_ended(pair: Worke
     assert_ended(pair)
 
 
+@pytest.mark.parametrize("what", ["a thread", "a process of the fork server"])
+def test_who_keeps_something_of_a_failed_run_is_ended(pair: WorkerGroup, what: str) -> None:
+    """Nothing of it goes on beside the next run."""
+
+    def fail_and_leave(context: WorkerContext, what: str) -> None:
+        import multiprocessing
+        import threading
+
+        if context.rank == 1:
+            if what == "a thread":
+                threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+            else:
+                multiprocessing.get_context("forkserver").Process(target=time.sleep, args=(600,)).start()
+        raise ZeroDivisionError("of my own")
+
+    with pytest.raises(ZeroDivisionError, match="of my own"):
+        pair.run(fail_and_leave, what)
+    assert_ended(pair)
+
+
 def test_what_is_no_error_ends_the_group(pair: WorkerGroup) -> None:
     """A callable that exits meant its process."""
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
-from cluster import WorkerGroup, pool
+from cluster import WorkerContext, WorkerGroup, pool
 from tests.cluster.conftest import small_spec
 
 pytestmark = pytest.mark.ray
@@ -61,6 +64,36 @@ def test_a_group_that_died_is_not_lent_again() -> None:
     with pool.lease(small_spec(1)) as third:
         assert pids(third) != pids(second)
         assert third.run(lambda context: context.rank) == [0]
+
+
+def test_workers_with_an_old_module_are_not_lent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever edits a module and runs again gets what it says now."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    folder, path = str(tmp_path), tmp_path / "edited_between.py"
+
+    def read(context: WorkerContext) -> str:
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+        return str(importlib.import_module("edited_between").VALUE)
+
+    path.write_text("VALUE = 'old'\n")
+    edited = importlib.import_module("edited_between")
+    try:
+        found = []
+        for _ in range(2):
+            with pool.lease(small_spec(1)) as group:
+                found.append((group.run(read), pids(group)))
+        assert found[0] == found[1] and found[0][0] == ["old"]
+        path.write_text("VALUE = 'new, and longer'\n")
+        importlib.reload(edited)
+        with pool.lease(small_spec(1)) as group:
+            assert group.run(read) == ["new, and longer"]
+            assert pids(group) != found[0][1]
+    finally:
+        del sys.modules["edited_between"]
 
 
 def test_idle_groups_end_when_their_room_is_needed() -> None:

@@ -125,6 +125,7 @@ def test_an_exception_of_the_callable_is_no_loss(group: WorkerGroup) -> None:
 
     with pytest.raises(ValueError, match="fault of the callable"):
         group.run(count_together, fail, recovery=RecoveryPolicy(wait_s=120))
+    assert group.run(lambda context: os.getpid()) == [worker.pid for worker in group.workers]
 
 
 def give_up_when_broken(context: WorkerContext) -> list[int]:

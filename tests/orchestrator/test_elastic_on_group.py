@@ -175,14 +175,20 @@ class LosesTheRest(Dies):
     def setup(self, stage: str) -> None:
         if (self.folder / "fault.0").exists() and not (self.folder / "coming").exists():
             (self.folder / "coming").touch()
-            time.sleep(3.0)
+            self.wait_for("fault.1")
+            time.sleep(0.5)
 
     def die(self, place: str) -> None:
         if self.trainer.global_step == 3 and (self.folder / "fault.0").exists():
-            until = time.monotonic() + 200
-            while not (self.folder / "coming").exists() and time.monotonic() < until:
-                time.sleep(0.05)
+            self.wait_for("coming")
         super().die(place)
+
+    def wait_for(self, name: str) -> None:
+        """Wait until another process has left a file."""
+        until = time.monotonic() + 200
+        while not (self.folder / name).exists():
+            assert time.monotonic() < until
+            time.sleep(0.05)
 
 
 def test_all_can_be_lost_while_somebody_comes(alone: dict[str, Any], tmp_path: Path) -> None:

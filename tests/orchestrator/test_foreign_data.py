@@ -119,8 +119,9 @@ class Batches:
 @pytest.fixture
 def ray_data() -> Iterator[Any]:
     """A data set of Ray Data's, on a Ray of this machine."""
-    from cluster import session
+    from cluster import pool, session
 
+    pool.end()  # it needs CPUs
     ray_data = pytest.importorskip("ray.data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", "local")

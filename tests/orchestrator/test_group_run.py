@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -311,3 +312,39 @@ def test_buffers_and_extra_state_come_home(tmp_path: Path) -> None:
     assert module.seen == 2
     assert module.extra == {"batches": 2}
     assert not module.net[0].weight.requires_grad
+
+
+class Slips(Net):
+    """Fails on rank 1 as long as it is told to, and holds a thread from setup to teardown."""
+
+    def __init__(self, fails: bool) -> None:
+        super().__init__()
+        self.fails = fails
+
+    def setup(self, stage: str) -> None:
+        self.over = threading.Event()
+        threading.Thread(target=self.over.wait, name="held", daemon=True).start()
+
+    def teardown(self, stage: str) -> None:
+        self.over.set()
+        del self.over  # it could not travel
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if self.fails and self.global_rank == 1 and self.global_step == 1:
+            raise LookupError("a slip of the pen")
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("max_failures", [0, 3])
+def test_the_same_workers_train_again_behind_an_exception(tmp_path: Path, max_failures: int) -> None:
+    """All ranks have cleaned up, those too that waited for the one that failed; the bits are as ever."""
+    before, after, alone = Recorder(), Recorder(), Net()
+    group_trainer(tmp_path, callbacks=[before], max_failures=max_failures).fit(Net(), loader(32))
+    with pytest.raises(LookupError, match="a slip of the pen"):
+        group_trainer(tmp_path, max_failures=max_failures).fit(Slips(fails=True), loader(32))
+    trained = Slips(fails=False)
+    group_trainer(tmp_path, callbacks=[after], max_failures=max_failures).fit(trained, loader(32))
+    assert after.pids == before.pids
+    group_trainer(tmp_path, max_failures=max_failures).fit(alone, loader(32))
+    for one, other in zip(trained.parameters(), alone.parameters(), strict=True):
+        assert torch.equal(one, other)

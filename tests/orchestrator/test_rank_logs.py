@@ -71,6 +71,13 @@ def test_the_end_of_each_log_is_read_in_whole_lines(tmp_path: Path) -> None:
         assert read_ends(tmp_path, most)[2] == kept
 
 
+def test_a_progress_bar_has_an_end_too(tmp_path: Path) -> None:
+    """Its states are lines, however many there are before a line is over."""
+    (tmp_path / "ranks").mkdir()
+    (tmp_path / "ranks" / "rank0.log").write_text("\r".join(f"step {step}" for step in range(10_000)))
+    assert read_ends(tmp_path, 20)[0] == "step 9998\rstep 9999"
+
+
 class Talks(Net):
     """Prints on every rank."""
 
