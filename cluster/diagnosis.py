@@ -368,7 +368,10 @@ def judge_storage(found: Examination) -> Iterator[Finding]:
         return
     if storage.here is not None:
         yield _error(
-            "storage", found.driver, f"{storage.path}: {storage.here}", "use a place that can be written"
+            "storage",
+            found.driver,
+            f"{storage.path}: {storage.here}",
+            "make the folder, mount it, or use one that can be written",
         )
     for node, why in storage.nodes:
         if why is not None:

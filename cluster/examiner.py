@@ -141,7 +141,8 @@ def leave(path: str, token: str) -> str | None:
     """Leave a file of that name at `path`, a folder or a URI; return why it cannot be done, or None."""
     try:
         filesystem, folder = _storage(path)
-        filesystem.create_dir(folder, recursive=True)
+        if filesystem.type_name == "local" and not os.path.isdir(folder):  # buckets need no folders
+            return "there is no such folder"
         with filesystem.open_output_stream(f"{folder}/{token}") as file:
             file.write(token.encode())
     except (OSError, ValueError, ImportError) as error:
