@@ -264,6 +264,8 @@ class HeartbeatServer:
         """Hang up on all, and wait for whoever still inquires. A second call does nothing."""
         if not self._closed.is_set():
             self._closed.set()
+            with contextlib.suppress(OSError):  # where the system does not wake the thread so, its tick does
+                self._listener.shutdown(socket.SHUT_RDWR)
             self._thread.join()
             for inquiry in self._inquiries:
                 inquiry.join()

@@ -22,8 +22,7 @@ def restored(threads: int) -> Iterator[None]:
     torch.set_num_threads(threads)
     environ, cwd, path = dict(os.environ), os.getcwd(), list(sys.path)
     dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic, warn_only = _determinism()
     precision = torch.get_float32_matmul_precision()
     cudnn = torch.backends.cudnn
     cudnn_flags = (cudnn.enabled, cudnn.benchmark, cudnn.deterministic)
@@ -37,6 +36,17 @@ def restored(threads: int) -> Iterator[None]:
         sys.path[:] = path
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(grad)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        if _determinism() != (deterministic, warn_only):  # setting it imports torch's compiler, for seconds
+            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.set_float32_matmul_precision(precision)
         cudnn.enabled, cudnn.benchmark, cudnn.deterministic = cudnn_flags
+
+
+def _determinism() -> tuple[bool, bool]:
+    """Whether torch is to compute deterministically, and only warns where it cannot."""
+    import torch
+
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
