@@ -33,6 +33,9 @@ LEFT_OUT = (
 DATA_FOLDERS = frozenset({"data", "dataset", "datasets"})
 """Names of folders that are left out where no Python file lies in them."""
 
+RESULTS = frozenset({"run.json", "sweep.json"})
+"""Names of files that tell that a folder below the root holds what a run or a sweep has left."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodePackage:
@@ -94,8 +97,11 @@ def collect(root: Path, exclude: Sequence[str] = ()) -> CodePackage:
         names = _walk(root, exclude)
     kept = [name for name in names if not is_left_out(name, exclude)]
     with_code = {part for name in kept if name.endswith(".py") for part in _folders(name)}
+    results = {str(path.parent) for path in map(PurePosixPath, names) if path.name in RESULTS}
     found = []
     for name in sorted(kept):
+        if any(part in results for part in _folders(name)):
+            continue
         if any(PurePosixPath(part).name in DATA_FOLDERS and part not in with_code for part in _folders(name)):
             continue
         path = root / name

@@ -42,6 +42,7 @@ class TrainingLoop:
         if self.recovers:
             self.recovery = Recovery(engine) if engine.logical is None else ElasticRecovery(engine)
         self.loaded_for = engine.state.epoch
+        self.samples_before = 0  # of this epoch, in the call that this one goes on from
         self.manual = engine.manual
         self.schedulers = SchedulerSteps(engine)
         self.window = Window()
@@ -159,6 +160,7 @@ class TrainingLoop:
         if resumed is not None and state.epoch_batches:
             engine.train_slots.restore(resumed.metrics)
             feed.start(state.epoch, state.epoch_batches, resumed.reading, resumed.totals)
+            self.samples_before = feed.totals(state.epoch_batches)[1]
             self.val_every = self.validation.interval(feed.num_batches)
             self.window.last = self.manual is not None or not resumed.gradients
             feed.is_over = feed.is_over or state.exhausted
@@ -453,8 +455,14 @@ class TrainingLoop:
         slots.table = slots.batch = None
         batches, samples = self.feed.totals(state.epoch_batches)
         engine.telling.note(
-            "epoch", metrics=True, batches=batches, samples=samples, **engine.vitals.in_words()
+            "epoch",
+            metrics=True,
+            batches=batches,
+            samples=samples,
+            samples_before=self.samples_before,
+            **engine.vitals.in_words(),
         )
+        self.samples_before = 0
         state.end_epoch(batches, samples)
         if engine.untold:
             engine.tell_standing()

@@ -111,10 +111,16 @@ def replay(folder: Path, step: int) -> Replayed:
         step: The last step to run again, as loggers count it, from 0.
 
     Raises:
-        MisconfigurationError: The run cannot be started again.
+        MisconfigurationError: The run cannot be started again, or has ended before that step.
         Exception: Whatever the program raises.
     """
     content = read_run(folder)
+    fits = [
+        call for call in content["calls"] if call.get("fn") == "fit" and call.get("outcome") == "finished"
+    ]
+    made = max((int(call.get("steps", 0)) for call in fits), default=0)
+    if fits and fits[-1] is content["calls"][-1] and step >= made:
+        raise MisconfigurationError(f"{folder} has ended after {made} steps: the last one is {made - 1}.")
     path, first_step = last_checkpoint(folder, step)
     rows = Rows()
     with (

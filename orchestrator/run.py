@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import time
+import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,8 @@ from orchestrator.sweep.stopped import TrialStopped
 if TYPE_CHECKING:
     from orchestrator.job import Job
     from orchestrator.trainer import Trainer
+
+_FRAMES, _MOST_CHARACTERS = 8, 8000  # that are kept of where an error came from
 
 
 class RunRecord:
@@ -113,6 +116,7 @@ class RunRecord:
             "ended": time.time(),
             "outcome": outcome(error),
             "error": None if error is None else _first_line(error),
+            "where": _where(error) if outcome(error) == "failed" else None,
             "epochs": state.epoch,
             "steps": state.global_step,
             "samples": state.samples_seen,
@@ -264,3 +268,11 @@ def outcome(error: BaseException | None) -> str:
 
 def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+
+
+def _where(error: BaseException | None) -> str:
+    """Return where an error came from, for people to read: its notes, which a rank's own error has, else the
+    last frames.
+    """
+    notes = "\n".join(getattr(error, "__notes__", ()))
+    return (notes or "".join(traceback.format_exception(error, limit=-_FRAMES)))[-_MOST_CHARACTERS:].strip()

@@ -38,6 +38,7 @@ def run_fit(engine: Engine) -> None:
             )
             return
         loop.validation.interval(loop.feed.num_batches)  # one that cannot be is refused before training
+        _say_where_it_goes_on(engine)
         _say_global_batch(engine)
         engine.fold_seed()
     if not engine.module.training:
@@ -82,6 +83,13 @@ def _train(loop: TrainingLoop) -> None:
         with loop.engine.account.during("recovery"):
             recovery.recover(loop)  # outside of the handler: its traceback holds the broken process group
     recovery.end()
+
+
+def _say_where_it_goes_on(engine: Engine) -> None:
+    """Tell the user which checkpoint training goes on from, if any: it may have been looked for."""
+    path, state = engine.job.ckpt_path, engine.state
+    if path is not None and state.global_step:
+        engine.say(f"Goes on from {path}: epoch {state.epoch}, step {state.global_step}.")
 
 
 def _say_global_batch(engine: Engine) -> None:

@@ -29,6 +29,8 @@ _NO_PATH = re.compile(r"Expected a dot import path string: (?P<word>[^\n]+)")
 _TYPES = re.compile(r"Subtypes: \[(?P<types>[^\n]*)\]\n")
 _EXPECTED = re.compile(r"Expected a (?P<type><class '[^']+'>)")
 _VALUE = re.compile(r"Given value: (?P<value>.*)", re.DOTALL)
+_GOT = re.compile(r"Got value: (?P<value>[^\n]+)")
+_NEXT_TYPE = re.compile(r"\n    - ")
 _OPTION = re.compile(r"does not accept option '(?P<key>[^']+)'|Key \"(?P<other>[^\"]+)\" is not expected")
 _REQUIRED = re.compile(
     r"^the following arguments are required: (?:(?:fit|validate|test|predict)\.)?(?P<name>[^\n]+)"
@@ -81,7 +83,7 @@ def _no_such_argument(word: str, known: list[str]) -> str:
 
 
 def _wrong_value(key: str, rest: str) -> str:
-    value = found["value"].strip() if (found := _VALUE.search(rest)) else ""
+    value = found["value"].strip() if (found := _VALUE.search(rest) or _GOT.search(rest)) else ""
     if found := _NOT_TAKEN.search(rest):
         hint = suggest(found["name"], _parameters_of(found["path"]))
         if "'init_args'" in value and "'class_path'" not in value:
@@ -99,6 +101,8 @@ def _wrong_value(key: str, rest: str) -> str:
             f"--{key}={found['word']}: no {kind} is known by that name.{hint} "
             "Write the path of one that is not built in: package.module.Class."
         )
+    if (found := _PROBLEM.search(rest)) and (inner := _KEY.search(rest, found.start("why"))):
+        return _wrong_value(f"{key}.{inner['key']}", _NEXT_TYPE.split(inner["rest"])[0])
     if found := _PROBLEM.search(rest):
         path, _, last = found["path"].rpartition(".")
         hint = suggest(last, dir(sys.modules[path])) if path in sys.modules else ""

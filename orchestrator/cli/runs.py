@@ -3,7 +3,7 @@
 A run is a folder with a record (``run.json``), or one in which a logger has left its file (``hparams.yaml``,
 ``metrics.csv`` or TensorBoard events), or one with checkpoints. A ``config.yaml`` alone makes no run: it may
 be what somebody writes for the next. It only looks: torch is not loaded, and nothing is written. What cannot
-be read is left blank.
+be read is left blank. A sweep is one row, whatever its trials have left.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import os
 import re
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from orchestrator.errors import MisconfigurationError
 from orchestrator.run_files import read_run
@@ -24,6 +25,7 @@ from orchestrator.run_files import read_run
 SUMMARY = "list the runs below a folder"
 
 _MARKS = ("run.json", "hparams.yaml", "metrics.csv", "events.out.tfevents.*")
+_SWEEP = "sweep.json"
 _SKIPPED = frozenset({".git", ".venv", "venv", "node_modules", "__pycache__"})
 _STEP = re.compile(r"step=(\d+)")
 _EPOCH = re.compile(r"epoch=(\d+)")
@@ -35,10 +37,12 @@ class Run:
 
     Attributes:
         folder: Where it is, below the folder that was asked for.
-        changed: When its files were last written, in seconds since 1970.
-        model: The class of the module, from the record or ``config.yaml``; else empty.
-        outcome: How its last call ended, from the record; else empty.
-        epoch: Of the last checkpoint, by its name; or None.
+        changed: When its last call ended or, without a record, its files were last written, in seconds since
+            1970.
+        model: The class of the module, from the record or ``config.yaml``; else empty. ``sweep`` for a sweep.
+        outcome: How its last call ended, from the record, and which call it was unless fit; else empty. The
+            number of a sweep's trials.
+        epoch: Epochs of the last fit, from the record, else of the last checkpoint, by its name; or None.
         step: Likewise.
         checkpoints: How many there are.
         size_bytes: Of all files.
@@ -75,41 +79,70 @@ def find(root: Path) -> list[Run]:
     found = []
     for folder, below, files in os.walk(root):
         below[:] = sorted(name for name in below if name not in _SKIPPED)
+        if _SWEEP in files:
+            found.append(_look_at_sweep(root, Path(folder), below))
+            below.clear()
+            continue
         marked = any(fnmatch.fnmatchcase(name, mark) for name in files for mark in _MARKS)
         if marked or ("checkpoints" in below and any((Path(folder) / "checkpoints").glob("*.ckpt"))):
-            found.append(_look(root, Path(folder), below))
+            found.append(_look(root, Path(folder)))
             below[:] = [name for name in below if name != "checkpoints"]
     return sorted(found, key=lambda item: (-item.changed, item.folder))
 
 
-def _look(root: Path, folder: Path, below: list[str]) -> Run:
+def _look(root: Path, folder: Path) -> Run:
     paths = [path for path in folder.iterdir() if path.is_file()]
     saved = [path for path in [*paths, *(folder / "checkpoints").glob("*")] if path.suffix == ".ckpt"]
     sizes = [path.stat() for path in dict.fromkeys([*paths, *saved])]
     names = " ".join(path.name for path in saved)
-    model, outcome = _recorded(folder)
     steps, epochs = _STEP.findall(names), _EPOCH.findall(names)
-    return Run(
+    found = Run(
         folder=folder.relative_to(root).as_posix(),
         changed=max((item.st_mtime for item in sizes), default=folder.stat().st_mtime),
-        model=model or _model(folder / "config.yaml"),
-        outcome=outcome,
+        model=_model(folder / "config.yaml"),
+        outcome="",
         epoch=max(map(int, epochs), default=None),
         step=max(map(int, steps), default=None),
         checkpoints=len(saved),
         size_bytes=sum(item.st_size for item in sizes),
     )
-
-
-def _recorded(folder: Path) -> tuple[str, str]:
-    """Return the class of the module and how the last call ended, as the record says; else nothing."""
     try:
-        content = read_run(folder)
-        calls = content["calls"]
-        model = str(content["code"]["module"]).rpartition(".")[2]
-        return model, str(calls[-1]["outcome"]) if calls else ""
-    except (MisconfigurationError, KeyError, TypeError):
-        return "", ""
+        return _as_recorded(found, read_run(folder))
+    except (MisconfigurationError, KeyError, TypeError, ValueError):
+        return found
+
+
+def _as_recorded(found: Run, content: dict[str, Any]) -> Run:
+    """Return a run as its record tells it, where that says more."""
+    found = replace(found, model=str(content["code"]["module"]).rpartition(".")[2] or found.model)
+    if not content["calls"]:
+        return found
+    last = content["calls"][-1]
+    fits = [call for call in content["calls"] if call.get("fn", "fit") == "fit" and call.get("steps")]
+    fn = last.get("fn", "fit")
+    return replace(
+        found,
+        changed=float(last.get("ended") or last.get("started") or found.changed),
+        outcome=str(last["outcome"]) if fn == "fit" else f"{fn} {last['outcome']}",
+        epoch=int(fits[-1]["epochs"]) if fits else found.epoch,
+        step=int(fits[-1]["steps"]) if fits else found.step,
+    )
+
+
+def _look_at_sweep(root: Path, folder: Path, below: list[str]) -> Run:
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    trials = sum(name.startswith("trial_") for name in below)
+    return Run(
+        folder=folder.relative_to(root).as_posix(),
+        changed=max((path.stat().st_mtime for path in paths if path.parent != folder), default=0.0)
+        or (folder / _SWEEP).stat().st_mtime,
+        model="sweep",
+        outcome=f"{trials} trial{'s' * (trials != 1)}",
+        epoch=None,
+        step=None,
+        checkpoints=sum(path.suffix == ".ckpt" for path in paths),
+        size_bytes=sum(path.stat().st_size for path in paths),
+    )
 
 
 def _model(path: Path) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -33,6 +33,7 @@ class Told:
     """What the files of one run tell.
 
     Attributes:
+        folder: Where they lie.
         name: What to call it.
         content: Of ``run.json``.
         events: Of ``events.jsonl``.
@@ -40,6 +41,7 @@ class Told:
         printed: The end of what each rank has printed.
     """
 
+    folder: Path
     name: str
     content: dict[str, Any]
     events: list[dict[str, Any]]
@@ -56,6 +58,7 @@ class Told:
         content = read_run(folder)
         name = str(content.get("name") or folder.name)
         return cls(
+            folder=folder.absolute(),
             name=name,
             content=content,
             events=read_events(folder),
@@ -81,29 +84,49 @@ class Told:
                 taken_s = float(event.get("train_s", 0.0)) - before_s
                 before_s += taken_s
                 if taken_s > 0:
-                    points.append((int(event["step"]), int(event.get("samples", 0)) / taken_s))
+                    samples = int(event.get("samples", 0)) - int(event.get("samples_before", 0))
+                    points.append((int(event["step"]), samples / taken_s))
         return points
 
 
 def make_page(run: Told, other: Told | None = None) -> str:
     """Return the page as HTML."""
+    if other is not None:
+        run, other = _named_apart(run, other)
     runs = [run] if other is None else [run, other]
+    tiles = (
+        [_tiles(run)] if other is None else [f"<h3>{escape(item.name)}</h3>{_tiles(item)}" for item in runs]
+    )
+    title = escape(" and ".join(item.name for item in runs))
+    of = "" if other is None else f" ({escape(run.name)})"
     body = [
-        f"<header><h1>{escape(run.name)}</h1>{_legend(runs)}{_tiles(run)}</header>",
+        f"<header><h1>{title}</h1>{_legend(runs)}{''.join(tiles)}</header>",
         _section("Differences", _differences(run, other)) if other is not None else "",
         _section("Curves", _curves(runs)),
         _section("Where the time went", "".join(_goodput(item, len(runs) > 1) for item in runs)),
         _section("Throughput", _throughput(runs)),
-        _section("Events", _events(run)),
-        _section("What the ranks printed", _printed(run)),
-        _section("Run", _facts(run)),
+        _section(f"Events{of}", _events(run)),
+        _section(f"What the ranks printed{of}", _printed(run)),
+        _section(f"Run{of}", _facts(run)),
     ]
     return _template("page.html").format(
-        title=escape(run.name),
+        title=title,
         style=_template("page.css"),
         script=_template("page.js"),
         body="\n".join(part for part in body if part),
     )
+
+
+def _named_apart(run: Told, other: Told) -> tuple[Told, Told]:
+    """Return both under as much of their folders' paths as tells them apart, if that is needed."""
+    one, two = run.folder.parts, other.folder.parts
+    for count in range(1, max(len(one), len(two)) + 1):
+        if run.name != other.name:
+            break
+        if one[-count:] != two[-count:]:
+            run = replace(run, name="/".join(one[-count:]))
+            other = replace(other, name="/".join(two[-count:]))
+    return run, other
 
 
 def _template(name: str) -> str:
@@ -144,6 +167,10 @@ def _tiles(run: Told) -> str:
     )
     error = call.get("error")
     told = f'<p class="error">{escape(str(error))}</p>' if error else ""
+    if call.get("where"):
+        told += (
+            f"<details><summary>Where it failed</summary><pre>{escape(str(call['where']))}</pre></details>"
+        )
     return f'<dl class="tiles">{"".join(cells)}</dl>{told}'
 
 
@@ -199,7 +226,7 @@ def _events(run: Told) -> str:
     return f'<div class="wide"><table class="events">{head}{"".join(rows)}</table></div>' if rows else ""
 
 
-_PLACES = frozenset({"event", "at", "fn", "epoch", "step", "train_s"})
+_PLACES = frozenset({"event", "at", "fn", "epoch", "step", "train_s", "samples_before"})
 _PLAIN = ("plan", "text", "outcome", "path", "slow")  # they speak for themselves
 
 
@@ -240,7 +267,7 @@ def _facts(run: Told) -> str:
         )
     ]
     calls = [
-        {name: value for name, value in call.items() if name not in ("goodput",)}
+        {name: value for name, value in call.items() if name not in ("goodput", "where")}
         for call in run.content["calls"]
     ]
     whole = f"<details><summary>Calls</summary><pre>{escape(json.dumps(calls, indent=2))}</pre></details>"

@@ -28,6 +28,7 @@ from cluster.serialization import Parcel, load
 from orchestrator.stops import Preempted
 from orchestrator.sweep.dialogue import GO_ON, SAVE, STOP, Dialogue, Ended, Report, Saved
 from orchestrator.sweep.isolation import fresh_process, trial_seed
+from orchestrator.sweep.lines import number_of
 from orchestrator.sweep.stopped import TrialStopped
 from orchestrator.sweep.trial import CHECKPOINT_NAME, Origin, Trial, set_current
 
@@ -248,15 +249,6 @@ def _call(train: Parcel, config: Mapping[str, Any]) -> None:
     """Call this trial's own copy of the user's function with the trial's own configuration."""
     function: Callable[[dict[str, Any]], Any] = load(train)
     function(dict(config))
-
-
-def number_of(trial_name: str) -> int:
-    """Return the number in a trial's name.
-
-    >>> number_of("trial_00012")
-    12
-    """
-    return int(trial_name.rpartition("_")[2])
 
 
 def _as_json(config: Mapping[str, Any]) -> Any:

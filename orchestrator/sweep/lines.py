@@ -35,9 +35,8 @@ class TrialLines:
         self._ended += 1
         of = "" if self._total is None else f" of {self._total}"
         said = describe_end(self._metric, status, result, error)
-        print(
-            f"Trial {self._ended}{of} ({settings(config, self._names)}): {said}", file=sys.stderr, flush=True
-        )
+        trial = f"Trial {number_of(name)} ({settings(config, self._names)})"
+        print(f"{trial}: {said}; {self._ended}{of} ended", file=sys.stderr, flush=True)
 
     def tick(self) -> None:
         """Say nothing."""
@@ -62,6 +61,15 @@ class Silence:
 
     def close(self) -> None:
         """Say nothing."""
+
+
+def number_of(name: str) -> int:
+    """Return the number in a trial's name.
+
+    >>> number_of("trial_00012")
+    12
+    """
+    return int(name.rpartition("_")[2])
 
 
 def describe_end(metric: str, status: Status, result: Mapping[str, Any], error: str) -> str:

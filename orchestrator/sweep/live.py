@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from orchestrator.sweep.lines import describe_end, settings, short
+from orchestrator.sweep.lines import describe_end, number_of, settings, short
 from orchestrator.sweep.records import Status
 
 _EVERY_S = 0.25
@@ -63,7 +63,8 @@ class TrialTable:
         self._running.pop(name, None)
         said = describe_end(self._metric, status, result, error)
         self._console.print(
-            f"Trial {self._ended} of {self._total} ({settings(config, self._names)}): {said}",
+            f"Trial {number_of(name)} ({settings(config, self._names)}): {said}; "
+            f"{self._ended} of {self._total} ended",
             markup=False,
             highlight=False,
         )

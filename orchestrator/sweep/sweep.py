@@ -9,6 +9,7 @@ hurt others: its error is said once, with its configuration, and stands in the r
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -253,8 +254,36 @@ def _training(
                 f"Sweep({name}=...) goes with the class of a LightningModule, and train is a function, which "
                 "makes its own. Use it there."
             )
+    _check_signature(train, space)
     found: Callable[[dict[str, Any]], Any] = train
     return found
+
+
+def _check_signature(train: Callable[..., Any], space: Mapping[str, Any]) -> None:
+    """Refuse a function that wants its settings one by one, or cannot be called with one argument.
+
+    Raises:
+        MisconfigurationError: It does.
+    """
+    try:
+        signature = inspect.signature(train)
+    except (TypeError, ValueError):  # of some built-in functions nobody knows
+        return
+    name = getattr(train, "__name__", repr(train))
+    advice = f"Write def {name}(config): and take config['{next(iter(space), 'lr')}'] there."
+    try:
+        signature.bind({})
+    except TypeError as error:
+        raise MisconfigurationError(
+            f"Sweep calls {name}(config) with one dict of all settings, and {name}{signature} cannot be "
+            f"called so: {error}. {advice}"
+        ) from None
+    first = next(iter(signature.parameters), "")
+    if first in space:
+        raise MisconfigurationError(
+            f"Sweep calls {name}(config) with one dict of all settings, and {name}{signature} takes "
+            f"{first!r}, a name of the space, for itself. {advice}"
+        )
 
 
 def _room(train: object, resources_per_trial: Any) -> TrialRoom:

@@ -35,6 +35,13 @@ def test_a_package_called_data_is_code(tmp_path: Path) -> None:
     assert [name for name, _ in collect(tmp_path).files] == ["src/data/loader.py", "src/data/words.txt"]
 
 
+def test_what_runs_and_sweeps_have_left_stays(tmp_path: Path) -> None:
+    """Whatever their folders are called."""
+    write(tmp_path, "train.py", "out/lrs/sweep.json", "out/lrs/trial_00000/error.txt", "out/a/run.json")
+    write(tmp_path, "out/a/report.html", "out/notes.txt")
+    assert [name for name, _ in collect(tmp_path).files] == ["out/notes.txt", "train.py"]
+
+
 def test_more_can_be_left_out(tmp_path: Path) -> None:
     """Names and paths with wildcards are excluded too."""
     write(tmp_path, "a.py", "b.bin", "docs/c.md", "docs/d.py", "deep/docs/e.py")

@@ -85,6 +85,8 @@ def test_a_stretch_is_equal_to_what_was_recorded(logger: str, capsys: pytest.Cap
     said = capsys.readouterr().out
     assert "Steps 6 to 7 were run again" in said and "epoch=1-step=6.ckpt" in said
     assert "All 2 numbers that the run has logged in them are equal." in said
+    assert main(["replay", str(folder), "--step", "10"]) == 2
+    assert "has ended after 10 steps: the last one is 9." in capsys.readouterr().err
     assert sorted(path.name for path in folder.rglob("*")) == before
     assert Path("behind").read_text() == "x" and not Path("logs/lightning_logs/version_1").exists()
 

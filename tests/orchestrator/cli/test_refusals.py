@@ -16,6 +16,7 @@ FILES = {
     "class.yaml": "trainer: {callbacks: [{class_path: EarlyStopping, init_args: {monitr: x}}]}\n",
     "pathless.yaml": "optimizer: {init_args: {lr: 0.1}}\n",
     "type.yaml": "trainer: {max_epochs: many}\n",
+    "inner.yaml": "optimizer: {class_path: Adam, init_args: {lr: 0.1, weight_decay: many}}\n",
 }
 CASES = {
     "--modle.width=3": "there is no argument --modle.width. Did you mean '--model.width'?",
@@ -34,6 +35,7 @@ CASES = {
     "--config=class.yaml": "EarlyStopping has no argument 'monitr'. Did you mean 'monitor'?",
     "--config=pathless.yaml": "Say which class it is: class_path is missing.",
     "--config=type.yaml": "--trainer.max_epochs=many is not of the type int or null.",
+    "--config=inner.yaml": "--optimizer.weight_decay=many is not of the type",
     "--config=missing.yaml": "--config: File does not exist",
     "--trainer.scaling_config.num_workers=2": "trainer.scaling_config takes any object. Write it as a whole",
     "3": "'3' is more than any argument takes. Write arguments as --name=value.",

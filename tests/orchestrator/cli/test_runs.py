@@ -68,6 +68,28 @@ def test_a_record_says_more(tmp_path: Path) -> None:
     assert found == {"a": ("Net", "preempted"), "b": ("Net", ""), "c": ("", "")}
 
 
+def test_epochs_steps_and_times_are_the_records(tmp_path: Path) -> None:
+    """Where there are no checkpoints too; another call than fit is named, and a report changes no time."""
+    fit = {"fn": "fit", "outcome": "finished", "epochs": 3, "steps": 30, "ended": 1e9}
+    check = {"fn": "validate", "outcome": "finished", "epochs": 0, "steps": 0, "started": 2e9}
+    for name, calls in {"a": [fit], "b": [fit, check]}.items():
+        (tmp_path / name).mkdir()
+        content = {"format": 1, "code": {"module": "train.Net"}, "calls": calls}
+        (tmp_path / name / "run.json").write_text(json.dumps(content))
+    found = [(item.folder, item.changed, item.outcome, item.epoch, item.step) for item in runs.find(tmp_path)]
+    assert found == [("b", 2e9, "validate finished", 3, 30), ("a", 1e9, "finished", 3, 30)]
+
+
+def test_a_sweep_is_one_row(tmp_path: Path) -> None:
+    """Its trials are not listed; `orchestrator report` shows them."""
+    for name in ("trial_00000", "trial_00001"):
+        make_run(tmp_path / "lrs" / name, 50)
+    (tmp_path / "lrs" / "sweep.json").write_text("{}")
+    (found,) = runs.find(tmp_path)
+    assert (found.folder, found.model, found.outcome, found.checkpoints) == ("lrs", "sweep", "2 trials", 4)
+    assert found.changed == 1e9 - 50
+
+
 def test_nothing_found_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An empty folder has no runs; a folder that is not there is an error."""
     assert main(["runs", str(tmp_path)]) == 0

@@ -129,7 +129,7 @@ def test_a_sweep_runs_from_its_file_and_goes_on(tmp_path: Path, capsys: pytest.C
     said = capsys.readouterr()
     assert "Best: trial " in said.out
     assert f"Report: {tmp_path / 'mine' / 'report.html'}" in said.out
-    assert "Trial 2 of 2" in said.err
+    assert "; 2 of 2 ended" in said.err
     assert main([*command, "--num-samples", "3"]) == 0
     rows = (tmp_path / "mine" / "results.csv").read_text(encoding="utf-8").strip().splitlines()
     assert len(rows) == 4

@@ -110,6 +110,40 @@ def test_two_runs_are_compared(tmp_path: Path) -> None:
     assert "<p>None.</p>" in alike
 
 
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    """By as much of the paths as that needs, wherever a run is named; both have their tiles."""
+    told = [
+        Told.read(make_run(tmp_path / name / "logs" / "version_0", lr=lr))
+        for name, lr in (("a", 1), ("b", 2))
+    ]
+    assert told[0].name == told[1].name == "logs/version_0"
+    page = checked(make_page(*told))
+    assert "<h1>a/logs/version_0 and b/logs/version_0</h1>" in page
+    assert ">logs/version_0<" not in page and page.count('<dl class="tiles">') == 2
+
+
+def test_where_a_run_failed_is_told(tmp_path: Path) -> None:
+    """As its error had it."""
+    where = "Raised on rank 1 of 2, epoch 0, step 5\n  File <train.py>"
+    folder = make_run(tmp_path / "version_0", outcome="failed", error="ValueError: no", where=where)
+    page = checked(make_page(Told.read(folder)))
+    assert (
+        "ValueError: no" in page and "Raised on rank 1 of 2, epoch 0, step 5\n  File &lt;train.py&gt;" in page
+    )
+
+
+def test_an_epoch_that_goes_on_has_its_own_throughput(tmp_path: Path) -> None:
+    """What another call had trained of it is not counted."""
+    folder = make_run(tmp_path / "version_0", epochs=1)
+    lines = (
+        (folder / "events.jsonl")
+        .read_text()
+        .replace('"samples": 320', '"samples": 320, "samples_before": 220')
+    )
+    (folder / "events.jsonl").write_text(lines)
+    assert Told.read(folder).throughput() == [(10, 50.0)]
+
+
 def test_a_run_that_goes_on_or_failed_early_has_a_page(tmp_path: Path) -> None:
     """Parts of which nothing is known are left out."""
     folder = make_run(tmp_path / "version_0", epochs=0, outcome="running", goodput=None)

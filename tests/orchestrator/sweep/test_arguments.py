@@ -24,6 +24,11 @@ def sweep(**arguments: Any) -> pl.Sweep:
     ("arguments", "words"),
     [
         ({"train": 3}, "train=3"),
+        (
+            {"train": lambda lr: None, "space": {"lr": 0.1}},
+            r"one dict of all settings, and <lambda>\(lr\) takes 'lr'",
+        ),
+        ({"train": lambda a, b: None}, r"missing a required argument: 'b'"),
         ({"metric": None}, "metric=None"),
         ({"max_concurrent_trials": 0}, "max_concurrent_trials=0"),
         ({"time_budget_s": -1.0}, r"time_budget_s=-1\.0"),

@@ -22,9 +22,9 @@ def test_a_line_says_how_a_trial_ended(capsys: pytest.CaptureFixture[str]) -> No
     lines.ended("trial_00000", config, "diverged", {"loss": math.inf, "training_iteration": 2}, "")
     lines.ended("trial_00002", config, "failed", {}, "ValueError: no")
     assert capsys.readouterr().err.splitlines() == [
-        "Trial 1 of 3 (lr=0.01235, net/width=4): loss 0.5 after 1 report",
-        "Trial 2 of 3 (lr=0.01235, net/width=4): loss inf after 2 reports, diverged",
-        "Trial 3 of 3 (lr=0.01235, net/width=4): failed: ValueError: no",
+        "Trial 1 (lr=0.01235, net/width=4): loss 0.5 after 1 report; 1 of 3 ended",
+        "Trial 0 (lr=0.01235, net/width=4): loss inf after 2 reports, diverged; 2 of 3 ended",
+        "Trial 2 (lr=0.01235, net/width=4): failed: ValueError: no; 3 of 3 ended",
     ]
 
 
@@ -46,7 +46,7 @@ def test_the_table_shows_running_trials_and_the_best() -> None:
     assert "1 of 20 trials" in drawn.getvalue()
     assert "best acc 0.9 (lr=0.2)" in drawn.getvalue()
     assert "and 7 more" in drawn.getvalue()
-    assert "Trial 1 of 20 (lr=0.1): acc -inf after 2 reports, diverged" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "Trial 0 (lr=0.1): acc -inf after 2 reports, diverged; 1 of 20 ended" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_tensorboard_compares_trials_by_their_configurations(tmp_path: Path) -> None:
