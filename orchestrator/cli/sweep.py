@@ -60,20 +60,18 @@ def run(arguments: argparse.Namespace) -> int:
         return 2
     try:
         result = sweep.run()
-        best = result.best_trial
+        told = result.describe()
     except MisconfigurationError as error:
         print(f"orchestrator sweep: {error}", file=sys.stderr)
         return 2
     except (SweepError, ClusterError) as error:
         print(f"orchestrator sweep: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt as told:
-        print(f"orchestrator sweep: {told or 'interrupted.'}", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"orchestrator sweep: {interrupt or 'interrupted.'}", file=sys.stderr)
         return 130
-    print(
-        f"Best: trial {best.number}, {result.metric} {best.value:.4g} in report {best.report}: {best.config}"
-    )
-    print(f"Report: {os.path.join(result.path, 'report.html')}")
+    if not sweep.verbose:  # else it has said so itself
+        print(told)
     return 1 if result.num_errors else 0
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ray.tune import Result, ResultGrid
@@ -46,7 +46,7 @@ class BestTrial:
     metrics: Mapping[str, float]
     path: str
     checkpoint: str | None
-    result: Result
+    result: Result = field(repr=False)
 
 
 class SweepResult(ResultGrid):
@@ -116,6 +116,16 @@ class SweepResult(ResultGrid):
             checkpoint=_checkpoint_of(result, self.metric, value),
             result=result,
         )
+
+    def describe(self) -> str:
+        """Return the best trial and where the report lies, in two lines.
+
+        Raises:
+            SweepError: As `best_trial`.
+        """
+        best = self.best_trial
+        found = f"{self.metric} {best.value:.4g} in report {best.report}: {dict(best.config)}"
+        return f"Best: trial {best.number}, {found}\nReport: {os.path.join(self.path, 'report.html')}"
 
     def load_best_module(self, module: type[T] | None = None, **arguments: Any) -> T:
         """Return the best trial's module with the weights of its best report.

@@ -9,6 +9,7 @@ hurt others: its error is said once, with its configuration, and stands in the r
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import sys
@@ -66,7 +67,8 @@ class Sweep:
         max_failures: How often a failed trial is tried again, from its last checkpoint; -1 for always.
         tune_config: A `ray.tune.TuneConfig`, instead of the arguments that it covers.
         run_config: A `ray.tune.RunConfig`, likewise.
-        verbose: Say how the sweep comes along: a live table on a terminal, else a line as each trial ends.
+        verbose: Say how the sweep comes along: a live table on a terminal, else a line as each trial ends;
+            and at its end which trial is the best, and where the report lies.
 
     Raises:
         MisconfigurationError: An argument cannot work.
@@ -227,7 +229,7 @@ class Sweep:
             )
         analysis = grid._experiment_analysis
         analysis.trials.sort(key=str)  # by number: a restored sweep has them in another order
-        return SweepResult(
+        result = SweepResult(
             analysis,
             path=path,
             metric=metric,
@@ -235,6 +237,10 @@ class Sweep:
             records=records,
             training=self.train,
         )
+        if self.verbose:
+            with contextlib.suppress(SweepError):  # who asks for the best trial is told that there is none
+                print(result.describe(), flush=True)
+        return result
 
 
 def _training(
