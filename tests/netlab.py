@@ -320,7 +320,7 @@ class NetLab:
         if node in self._labels:
             arguments += ["--labels", ",".join(f"{key}={value}" for key, value in self._labels[node].items())]
         if node == 0:
-            arguments += ["--head", f"--port={_PORT}", "--include-dashboard=false", "--no-monitor"]
+            arguments += ["--head", f"--port={_PORT}", "--include-dashboard=false"]
         else:
             arguments += [f"--address={self.address}"]
         shell = ["sh", "-ec", f'{self._prepare[node]}\nexec "$@"', "sh"] if node in self._prepare else []
