@@ -216,10 +216,11 @@ def _events(run: Told) -> str:
         told = {name: value for name, value in told.items() if name not in _PLAIN}
         plain = ", ".join(str(event[name]) for name in _PLAIN if event.get(name))
         words = ", ".join(part for part in (plain, _words(told)) if part)
+        call = "" if event.get("fn", "fit") == "fit" else f"{event['fn']}: "
         after = duration(float(event.get("at", began)) - began)
         rows.append(
             f'<tr class="event-{escape(str(event["event"]))}"><td>{after}</td>'
-            f"<td>{escape(str(event['event']))}</td><td>{escape(str(event.get('epoch', '')))}</td>"
+            f"<td>{escape(call + str(event['event']))}</td><td>{escape(str(event.get('epoch', '')))}</td>"
             f"<td>{escape(str(event.get('step', '')))}</td><td>{escape(words)}</td></tr>"
         )
     head = "<tr><th>after</th><th>event</th><th>epoch</th><th>step</th><th></th></tr>"

@@ -39,13 +39,15 @@ PAUSE_S = 0.1
 
 
 @cache
-def expected(logical_ranks: int, optimizer: str, accumulate: int, logs: bool) -> dict[str, Any]:
-    """Return what a run gives in one process of its own, where nothing happens."""
+def expected(logical_ranks: int, optimizer: str, accumulate: int, logs: bool, here: bool) -> dict[str, Any]:
+    """Return what a run gives in one process, this one or one of its own, where nothing happens."""
     given = {
         **{"logical_ranks": logical_ranks, "optimizer": optimizer, "accumulate": accumulate},
         **{"logs": logs, "workers": 1, "most": 1},
     }
     with tempfile.TemporaryDirectory() as folder:
+        if here:
+            return train(given, Path(folder), workers=1, pause_s=0.0)
         found = subprocess.run(
             [sys.executable, "-m", "tests.chaos.training", json.dumps(given), folder, "0"],
             capture_output=True,
@@ -190,7 +192,11 @@ def run(seeds: Sequence[int], cut_off_s: float, lab: NetLab | None) -> int:
             folder = Path(name) / str(seed)
             try:
                 alone = expected(
-                    schedule.logical_ranks, schedule.optimizer, schedule.accumulate, schedule.logs
+                    schedule.logical_ranks,
+                    schedule.optimizer,
+                    schedule.accumulate,
+                    schedule.logs,
+                    here=lab is None,
                 )
                 if lab is None:
                     found = disturbed_here(schedule, folder)
