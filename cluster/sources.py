@@ -108,7 +108,7 @@ def collect(modules: Mapping[str, ModuleType | None] | None = None) -> Bundle:
 
 def stamps() -> dict[str, Stamp]:
     """Return what tells whether a source file has changed, for each that this process has imported and that
-    belongs neither to Python nor to an installed package; about a millisecond.
+    belongs neither to Python nor to an installed package; takes a few milliseconds.
     """
     found: dict[str, Stamp] = {}
     for name, module in list(sys.modules.items()):
@@ -231,12 +231,18 @@ def _place_of(module: ModuleType | None) -> str | None:
 def _is_users(place: str) -> bool:
     """Whether a file or folder belongs neither to Python nor to an installed package."""
     parts = place.split(os.sep)
-    library = {sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib")}
     return (
         not any(name in parts for name in _INSTALLED)
-        and not any(place.startswith(os.path.join(folder, "")) for folder in library)
+        and not place.startswith(_library())
         and os.path.exists(place)
     )
+
+
+@cache
+def _library() -> tuple[str, ...]:
+    """The folders of Python's own modules, with a separator behind each."""
+    paths = sysconfig.get_paths()
+    return tuple(os.path.join(paths[name], "") for name in ("stdlib", "platstdlib"))
 
 
 def _beside(folder: str) -> Iterator[tuple[str, str]]:
