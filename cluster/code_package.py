@@ -34,7 +34,7 @@ DATA_FOLDERS = frozenset({"data", "dataset", "datasets"})
 """Names of folders that are left out where no Python file lies in them."""
 
 RESULTS = frozenset({"run.json", "sweep.json"})
-"""Names of files that tell that a folder below the root holds what a run or a sweep has left."""
+"""Names of files that tell that a folder below the root, if without code, is what a run or sweep has left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +97,7 @@ def collect(root: Path, exclude: Sequence[str] = ()) -> CodePackage:
         names = _walk(root, exclude)
     kept = [name for name in names if not is_left_out(name, exclude)]
     with_code = {part for name in kept if name.endswith(".py") for part in _folders(name)}
-    results = {str(path.parent) for path in map(PurePosixPath, names) if path.name in RESULTS}
+    results = {str(path.parent) for path in map(PurePosixPath, names) if path.name in RESULTS} - with_code
     found = []
     for name in sorted(kept):
         if any(part in results for part in _folders(name)):

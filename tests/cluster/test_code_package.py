@@ -38,8 +38,9 @@ def test_a_package_called_data_is_code(tmp_path: Path) -> None:
 def test_what_runs_and_sweeps_have_left_stays(tmp_path: Path) -> None:
     """Whatever their folders are called."""
     write(tmp_path, "train.py", "out/lrs/sweep.json", "out/lrs/trial_00000/error.txt", "out/a/run.json")
-    write(tmp_path, "out/a/report.html", "out/notes.txt")
-    assert [name for name, _ in collect(tmp_path).files] == ["out/notes.txt", "train.py"]
+    write(tmp_path, "out/a/report.html", "out/notes.txt", "src/run.json", "src/net.py")
+    found = [name for name, _ in collect(tmp_path).files]
+    assert found == ["out/notes.txt", "src/net.py", "src/run.json", "train.py"]
 
 
 def test_more_can_be_left_out(tmp_path: Path) -> None:
