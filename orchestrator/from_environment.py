@@ -9,10 +9,12 @@ by its name, so that a slip of the pen is not a run with other settings.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from cluster.environment import ASKED, chosen
+from modules.rng import SEED_VARIABLES
 from orchestrator.errors import MisconfigurationError, suggest
 
 PREFIX = "ORCHESTRATOR_TRAINER_"
@@ -47,13 +49,24 @@ def read(environment: Mapping[str, str], annotations: Mapping[str, str]) -> dict
 
 def sent_to_trials(environment: Mapping[str, str]) -> dict[str, str]:
     """Return what a sweep's trials get of the driver's environment: what workers get, which of it their
-    own workers are to get, and the arguments of Trainers.
+    own workers are to get, the seed of `seed_everything`, and the arguments of Trainers.
 
     >>> sent_to_trials({"WANDB_MODE": "offline", "HOME": "/root", "ORCHESTRATOR_TRAINER_DEVICES": "2"})
     {'WANDB_MODE': 'offline', 'ORCHESTRATOR_TRAINER_DEVICES': '2'}
     """
-    own = {name: value for name, value in environment.items() if name.startswith(PREFIX) or name == ASKED}
-    return {**chosen(environment), **own}
+    return {**chosen(environment), **{name: environment[name] for name in environment if _is_own(name)}}
+
+
+def drop_own() -> None:
+    """Take from this process what trials get of the driver's own: Ray's processes have that of the time when
+    Ray was started.
+    """
+    for name in [name for name in os.environ if _is_own(name)]:
+        del os.environ[name]
+
+
+def _is_own(name: str) -> bool:
+    return name.startswith(PREFIX) or name in (ASKED, *SEED_VARIABLES)
 
 
 def parse(variable: str, text: str, annotation: str) -> Any:

@@ -54,7 +54,6 @@ _SLOW = frozenset({f"{__package__}.checkpoint", f"{__package__}.loggers"}) | {
     "setup",
     "configure_model",
 }
-_SEED_VARIABLES = (rng.GLOBAL_SEED_VARIABLE, rng.SEED_WORKERS_VARIABLE)
 
 
 def run_in_process(trainer: Trainer, job: Job, plan: Plan, show: Show | None) -> Any:
@@ -81,7 +80,7 @@ def run_on_group(trainer: Trainer, job: Job, spec: GroupSpec, show: Show | None)
 
     trial = trainer.trial
     sent = environment.chosen(os.environ)
-    seeds = {name: os.environ[name] for name in _SEED_VARIABLES if name in os.environ}
+    seeds = {name: os.environ[name] for name in rng.SEED_VARIABLES if name in os.environ}
     portable.check(trainer, job)
 
     standing: list[Standing] = []
@@ -211,6 +210,8 @@ def run_on_worker(
     comes = elastic and context.joining  # it makes itself ready, and meets the others then
     if context.joining and not comes:
         context.rejoin()
+    for name in rng.SEED_VARIABLES:  # Ray's processes have the seed of the time when Ray was started
+        os.environ.pop(name, None)
     os.environ.update(variables)
     rng.restore(state)
     place = Place(

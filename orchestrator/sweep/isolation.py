@@ -47,13 +47,12 @@ def fresh_process(*, seed: int | None, threads: int, folder: str, env: Mapping[s
         seed: The trial's own; None for what a new process would draw.
         threads: Of torch's kernels.
         folder: What relative paths mean; ignored where this node lacks it.
-        env: Variables of the driver, with all that give arguments to Trainers: those that this process was
-            started with are of another time.
+        env: Variables of the driver, with its seed and all that give arguments to Trainers: those that this
+            process was started with are of another time.
     """
     tf32 = torch.backends.cudnn.allow_tf32
     with restored(threads), warnings.catch_warnings():
-        for name in [name for name in os.environ if name.startswith(from_environment.PREFIX)]:
-            del os.environ[name]
+        from_environment.drop_own()
         os.environ.update(env)
         if os.path.isdir(folder):
             os.chdir(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 import orchestrator as pl
+from cluster import pool
 from cluster.errors import ClusterError, PlacementError
 from orchestrator.callbacks import EarlyStopping, ModelCheckpoint
 from orchestrator.loggers import CSVLogger
@@ -220,6 +222,26 @@ def test_a_group_of_one_computes_what_this_process_does(tmp_path: Path) -> None:
     for name, weights in here.items():
         assert torch.equal(weights, there[name]), name
     assert metrics_here == metrics_there
+
+
+def test_workers_have_the_drivers_seed_not_that_of_rays_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray hands its workers the variables of the process that started it, at that time."""
+
+    class Notes(pl.Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            seed = os.environ.get("ORCHESTRATOR_GLOBAL_SEED")
+            (tmp_path / f"{trainer.max_epochs}-{trainer.global_rank}").write_text(f"{seed}")
+
+    lease = pool.lease
+    started_with = (("ORCHESTRATOR_GLOBAL_SEED", "99"),)
+    monkeypatch.setattr(pool, "lease", lambda spec: lease(replace(spec, env=started_with)))
+    group_trainer(tmp_path, max_epochs=1, callbacks=[Notes()]).fit(Net(), loader(32))
+    monkeypatch.setenv("ORCHESTRATOR_GLOBAL_SEED", "7")
+    group_trainer(tmp_path, max_epochs=2, callbacks=[Notes()]).fit(Net(), loader(32))
+    notes = {path.name: path.read_text() for path in tmp_path.glob("?-?")}
+    assert notes == {"1-0": "None", "1-1": "None", "2-0": "7", "2-1": "7"}
 
 
 def test_what_cannot_be_pickled_is_named_before_anything_starts(tmp_path: Path) -> None:

@@ -40,14 +40,16 @@ def test_what_a_trial_changes_of_its_process_is_put_back(tmp_path: Path) -> None
     assert torch.backends.cudnn.allow_tf32
 
 
-def test_a_trial_sees_the_drivers_arguments_of_trainers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_sees_the_drivers_seed_and_arguments_of_trainers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not those that its process was started with, which are of another time."""
     monkeypatch.setenv("ORCHESTRATOR_TRAINER_MAX_EPOCHS", "9")
+    monkeypatch.setenv("ORCHESTRATOR_GLOBAL_SEED", "9")
     env = {"ORCHESTRATOR_TRAINER_MAX_STEPS": "2", "WANDB_MODE": "offline"}
     with fresh_process(seed=1, threads=torch.get_num_threads(), folder="/nowhere", env=env):
         assert os.environ["ORCHESTRATOR_TRAINER_MAX_STEPS"] == "2"
         assert os.environ["WANDB_MODE"] == "offline"
         assert "ORCHESTRATOR_TRAINER_MAX_EPOCHS" not in os.environ
+        assert "ORCHESTRATOR_GLOBAL_SEED" not in os.environ
     assert os.environ["ORCHESTRATOR_TRAINER_MAX_EPOCHS"] == "9"
     assert "ORCHESTRATOR_TRAINER_MAX_STEPS" not in os.environ
 
