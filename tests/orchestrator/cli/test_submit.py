@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import os
 import signal
@@ -205,12 +204,7 @@ def test_other_addresses_are_refused() -> None:
         jobs.find_address("ftp://head", {})
 
 
-@pytest.mark.extras
 @pytest.mark.ray
-@pytest.mark.skipif(
-    importlib.util.find_spec("aiohttp_cors") is None,
-    reason="needs the job server: pip install 'ray[default]'",
-)
 def test_on_a_real_cluster(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A cluster with its job server runs the code on two workers; another job is stopped."""
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
