@@ -7,6 +7,8 @@ included.
 
 from __future__ import annotations
 
+import logging
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +24,8 @@ from cluster.reaping import wait_gone
 from cluster.spec import GroupSpec
 from cluster.worker import LANES, Worker
 
+_log = logging.getLogger("cluster")
+_SAY_AFTER_S = 10.0
 _STACKS_S = 5.0
 _OBSERVE_S = 2.0
 _OUTSIDE_S = 2.5
@@ -53,7 +57,7 @@ def spawn(spec: GroupSpec, reservation: Reservation, bundle: int) -> Any:
 
 
 def collect(calls: Sequence[Any], *, names: Sequence[str], doing: str, deadline: float) -> list[Any]:
-    """The answers to one call of each worker; the first that fails ends the wait.
+    """The answers to one call of each worker; the first that fails ends the wait. A long one is mentioned.
 
     Args:
         calls: one reference per worker.
@@ -68,12 +72,24 @@ def collect(calls: Sequence[Any], *, names: Sequence[str], doing: str, deadline:
     import ray
 
     begun, index_of = time.monotonic(), {call: index for index, call in enumerate(calls)}
-    waiting = list(calls)
+    waiting, says_at = list(calls), begun + _SAY_AFTER_S
     while waiting:
-        left_s = max(0.0, deadline - time.monotonic())
-        done, waiting = ray.wait(waiting, num_returns=1, timeout=left_s)
+        until = min(says_at, deadline)
+        done, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, until - time.monotonic()))
         if not done:
             late = ", ".join(names[index_of[call]] for call in waiting)
+            if until < deadline:
+                says_at = math.inf
+                _log.info(
+                    "After %.0f s, %d of %d workers are yet to %s: %s. They have %.0f s more.",
+                    time.monotonic() - begun,
+                    len(waiting),
+                    len(calls),
+                    doing,
+                    late,
+                    deadline - time.monotonic(),
+                )
+                continue
             raise StartError(
                 f"{len(waiting)} of {len(calls)} workers did not {doing} within the "
                 f"{time.monotonic() - begun:.1f} s left for it: {late}. Look at the load and the network of "

@@ -413,8 +413,8 @@ class Dispatch:
         if self._runs:
             self._members.give_up()
         until = time.monotonic() + _FREED_S
-        while self._runs:
-            ready, _ = ray.wait([*self._runs], timeout=max(0.0, until - time.monotonic()))
+        while calls := [*self._runs, *self._polls]:  # what they say at their end counts too
+            ready, _ = ray.wait(calls, timeout=max(0.0, until - time.monotonic()))
             if not ready:
                 return False
             self._take(ready[0])

@@ -164,9 +164,10 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 class Pace:
-    """Batches per second of one stage, from the records of the last ten seconds."""
+    """Batches per second of one stage, from the records of the last ten seconds; of a moment it tells nothing."""
 
     WINDOW_S = 10.0
+    LEAST_S = 0.05
 
     def __init__(self, start_s: float) -> None:
         self.start_s = start_s
@@ -182,7 +183,7 @@ class Pace:
         while len(self._seen) > 2 and now_s - self._seen[1][0] > self.WINDOW_S:
             self._seen.popleft()
         (first_s, first), (last_s, last) = self._seen[0], self._seen[-1]
-        if last > first and last_s > first_s:
+        if last > first and last_s - first_s >= self.LEAST_S:
             self.rate = (last - first) / (last_s - first_s)
 
     def interrupt(self) -> None:

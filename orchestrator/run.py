@@ -52,6 +52,7 @@ class RunRecord:
         self.has_trained = False
         self._trainer, self._job = trainer, job
         self._started_s = time.time()
+        self._last: RunEvent | None = None
         self._folder: Path | None = None
         self._content: dict[str, Any] = {}
         self._call: dict[str, Any] = {}
@@ -74,6 +75,7 @@ class RunRecord:
     def take(self, event: RunEvent) -> None:
         """Take what rank 0 tells."""
         self.total.take(event.account, event.seconds)
+        self._last = event
         if event.kind == "train":
             self._data = self._call["data"] = event.details.get("data", {})
             if not self.has_trained:  # else a new rank 0 has taken a lost one's place
@@ -110,22 +112,25 @@ class RunRecord:
             error: What it was left by; None where it returned.
         """
         self._open()
-        state = self._trainer.state
+        state, last = self._trainer.state, self._last
+        epoch, step = state.epoch, state.global_step
+        if last is not None and last.step > step:  # where workers fail, the driver is left with what they sent
+            epoch, step = last.epoch, last.step
         seconds = {kind: round(value, 6) for kind, value in self.total.seconds().items()}
         result = {
             "ended": time.time(),
             "outcome": outcome(error),
             "error": None if error is None else _first_line(error),
             "where": _where(error) if outcome(error) == "failed" else None,
-            "epochs": state.epoch,
-            "steps": state.global_step,
+            "epochs": epoch,
+            "steps": step,
             "samples": state.samples_seen,
             "data": self._data,
             "metrics": {} if self._folder is None else self._metrics(),
             "goodput": seconds,
         }
         self._call |= result
-        self._note("end", epoch=state.epoch, step=state.global_step, outcome=result["outcome"])
+        self._note("end", epoch=epoch, step=step, outcome=result["outcome"])
         with self._kept_going():
             self._write()
         self._is_over = True

@@ -178,7 +178,7 @@ def test_records_travel() -> None:
 # ---------------------------------------------------------------- pace
 
 
-@given(st.floats(0.01, 100), st.integers(2, 60))
+@given(st.floats(0.06, 100), st.integers(2, 60))
 def test_a_steady_pace_is_found(seconds: float, batches: int) -> None:
     """With equal times between batches the rate is their inverse."""
     pace = Pace(0.0)
@@ -195,6 +195,14 @@ def test_the_pace_follows_the_last_seconds() -> None:
     for batch in range(1, 20):
         pace.observe(9.9 + batch, 99 + batch)
     assert pace.rate == pytest.approx(1.0, rel=0.05)
+
+
+def test_two_batches_within_a_moment_are_no_pace() -> None:
+    """A stage of a few quick batches is not said to run at thousands a second."""
+    pace = Pace(0.0)
+    pace.observe(0.0, 1)
+    pace.observe(0.00003, 2)
+    assert pace.rate == 0.0
 
 
 def test_batches_that_are_taken_back_start_the_count_anew() -> None:

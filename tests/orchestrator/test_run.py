@@ -189,3 +189,20 @@ def test_a_fit_on_a_group_is_recorded_by_the_driver(tmp_path: Path) -> None:
     assert call["goodput"]["communication"] > 0 and call["goodput"]["start"] > 0
     each = ["validation", "checkpoint", "epoch"]
     assert sorted(kinds(folder)) == sorted(["start", "train", "end", *each, *each])
+
+
+@pytest.mark.ray
+def test_a_failure_of_any_rank_is_recorded_with_the_step_that_was_reached(tmp_path: Path) -> None:
+    """Rank 0, which tells where the run is, is freed behind another's failure and has its last word."""
+
+    class Fails(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            if (trainer.global_rank, trainer.global_step) == (1, 6):
+                raise ArithmeticError("too much")
+
+    trainer = group_trainer(tmp_path, logger=CSVLogger(tmp_path), callbacks=[Fails()])
+    with pytest.raises(ArithmeticError):
+        trainer.fit(Net(), group_loader(64))  # 4 steps an epoch
+    (call,) = read_run(Path(str(trainer.log_dir)))["calls"]
+    assert (call["outcome"], call["epochs"], call["steps"]) == ("failed", 1, 6)
+    assert call["goodput"]["compute"] > 0
