@@ -22,7 +22,7 @@ DOCS := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint bench chaos docs clean
+.PHONY: help demo test test-all lint bench bench-gpu chaos docs clean
 
 help:
 	@echo 'make demo      train digits on two Ray workers, tune in a sweep, test the best (examples/digits.py)'
@@ -31,6 +31,7 @@ help:
 	@echo 'make lint      ruff and mypy'
 	@echo 'make chaos     100 schedules of faults on nodes in network namespaces (Linux, root)'
 	@echo 'make bench     time everything beside its peers, into benchmarks/results/ and the README'
+	@echo 'make bench-gpu train a GPT of 124 M parameters beside the plain loop (needs a CUDA device)'
 	@echo 'make docs      build the documentation as a site into build/site, with warnings as errors'
 	@echo 'make clean     remove caches and build outputs; keeps .venv and runs/'
 
@@ -62,6 +63,10 @@ bench: $(DEV)
 	$(RUN) benchmarks/sweep.py --json benchmarks/results/sweep.json
 	$(RUN) benchmarks/sweep.py --many --json benchmarks/results/sweep-many.json
 	$(RUN) benchmarks/startup.py --torch-trainer --json benchmarks/results/startup.json
+	$(RUN) benchmarks/table.py
+
+bench-gpu: $(DEV)
+	$(RUN) benchmarks/gpu.py --json benchmarks/results/gpu.json
 	$(RUN) benchmarks/table.py
 
 docs: $(DOCS)

@@ -36,7 +36,10 @@ def origin(result: Mapping[str, Any]) -> str:
     """Return when and on what the figures were taken, in a line."""
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     machine = result["machine"]
-    return f"{result['date']}; {versions}; {machine['system']} {machine['machine']}, {machine['cpus']} CPUs."
+    where = f"{machine['system']} {machine['machine']}, {machine['cpus']} CPUs"
+    if "device" in machine:
+        where += f", {machine['device']}"
+    return f"{result['date']}; {versions}; {where}."
 
 
 def in_words(metric: str) -> str:
