@@ -164,7 +164,7 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 class Pace:
-    """Batches per second of one stage, from the records of the last ten seconds; of a moment it tells nothing."""
+    """Batches per second of one stage, from its records of the last ten seconds; a moment tells nothing."""
 
     WINDOW_S = 10.0
     LEAST_S = 0.05

@@ -31,6 +31,7 @@ from orchestrator.callbacks.callback import Callback
 from orchestrator.errors import MisconfigurationError
 from orchestrator.loggers.logger import Logger
 from orchestrator.logical_ranks import logical_ranks_of
+from orchestrator.profilers.profiler import PassThroughProfiler
 from orchestrator.report.curves import read_curves
 from orchestrator.run_files import read_run
 from orchestrator.strategies.specs import ElasticStrategy
@@ -271,7 +272,7 @@ def changed_fit(
             resume=None,
             ledger=probe is not None,
         )
-        trainer.loggers = [rows]
+        trainer.loggers, trainer.profiler = [rows], PassThroughProfiler()
         trainer.callbacks = [item for item in trainer.callbacks if not saves_checkpoints(item)]
         if probe is not None:
             refuse_sharding(trainer)

@@ -114,7 +114,7 @@ class RunRecord:
         self._open()
         state, last = self._trainer.state, self._last
         epoch, step = state.epoch, state.global_step
-        if last is not None and last.step > step:  # where workers fail, the driver is left with what they sent
+        if last is not None and last.step > step:  # failed workers send no state home
             epoch, step = last.epoch, last.step
         seconds = {kind: round(value, 6) for kind, value in self.total.seconds().items()}
         result = {
@@ -136,8 +136,9 @@ class RunRecord:
         self._is_over = True
 
     def describe(self) -> str:
-        """Return where the time went, in one line."""
-        return describe(self.total.seconds())
+        """Return where the time went, and where all this is written down, in one line."""
+        told = describe(self.total.seconds())
+        return told if self._folder is None else f"{told} Recorded in {_short(self._folder)}."
 
     def _read_origin(self) -> dict[str, Any] | None:
         """Return what the run was that this call goes on from; None where nobody knows."""
@@ -269,6 +270,13 @@ def outcome(error: BaseException | None) -> str:
     if isinstance(error, (Interrupted, KeyboardInterrupt)):
         return "interrupted"
     return "stopped" if isinstance(error, TrialStopped) else "failed"
+
+
+def _short(folder: Path) -> str:
+    """Return a folder as seen from the working directory, where it lies in there."""
+    with contextlib.suppress(ValueError, OSError):
+        return str(folder.absolute().relative_to(Path.cwd()))
+    return str(folder)
 
 
 def _first_line(error: BaseException) -> str:

@@ -44,8 +44,11 @@ def read_run(folder: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        why = (
+            f"has no {RUN_FILE}, so it is not the folder of a run" if path.parent.is_dir() else "is not there"
+        )
         raise MisconfigurationError(
-            f"{os.fspath(folder)} has no {RUN_FILE}, so it is not the folder of a run. Name a version "
+            f"{os.fspath(folder)} {why}. Name a version "
             "directory, like lightning_logs/version_0; `orchestrator runs` lists them."
         ) from None
     except (OSError, ValueError) as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -92,15 +93,21 @@ _COMMANDS: dict[str, Command] = {
     "info": info,
 }
 
+_WRONG_WORD = re.compile(
+    r"argument (?P<what>[A-Z]+): invalid choice: '(?P<word>.*)' \(choose from (?P<choices>.*)\)"
+)
+
 
 class _Parser(argparse.ArgumentParser):
     """Says which command was probably meant."""
 
     def error(self, message: str) -> Any:
-        """End with status 2, naming the nearest command after a wrong one."""
-        if "invalid choice: '" in message:
-            word = message.split("invalid choice: '")[1].partition("'")[0]
-            message = f"there is no command {word!r}.{suggest(word, [*training.SUMMARIES, *_COMMANDS])}"
+        """End with status 2; after a wrong command, or a wrong kind of one, name the nearest, or all."""
+        wrong = _WRONG_WORD.fullmatch(message)
+        if wrong is not None:
+            what, word, choices = wrong["what"].lower(), wrong["word"], wrong["choices"].replace("'", "")
+            hint = suggest(word, choices.split(", ")) or f" There are {choices}."
+            message = f"there is no {what} {word!r}.{hint}"
         super().error(message)
 
 

@@ -46,6 +46,7 @@ def format_text(found: Audit) -> str:
         text = f"Epoch {epoch.epoch}: {epoch.used} samples, {epoch.missing} missing, {epoch.doubled} doubled"
         few = f"; such as {', '.join(map(str, epoch.examples))}" if epoch.examples else ""
         lines.append(f"{text} ({state}{few}).")
+    count = len(found.attempts)
     lost = f", {found.discarded} batches discarded with lost processes" if found.discarded else ""
     verdict = "Each sample was used exactly once." if found.is_right else "Samples are missing or doubled."
-    return "\n".join([*lines, f"{len(found.attempts)} attempts{lost}. {verdict}"])
+    return "\n".join([*lines, f"{count} attempt{'s' if count > 1 else ''}{lost}. {verdict}"])

@@ -67,7 +67,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the runs and return 0; 2 if there is no such folder."""
     if not arguments.folder.is_dir():
-        print(f"orchestrator runs: {arguments.folder} is not a folder. Correct it.", file=sys.stderr)
+        print(
+            f"orchestrator runs: {arguments.folder} is not a folder. Name one with runs in it.",
+            file=sys.stderr,
+        )
         return 2
     found = find(arguments.folder)
     print(json.dumps([asdict(item) for item in found], indent=2) if arguments.json else format_text(found))

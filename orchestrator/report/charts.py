@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from orchestrator.report.curves import Curve, thinned
+from orchestrator.report.document import legend
 
 _FEW = 20
-WIDTH, HEIGHT = 460, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 10, 26
+WIDTH, HEIGHT = 460, 244
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 10, 40
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -50,6 +51,30 @@ def short(value: float) -> str:
     return f"{value:.4g}"
 
 
+def text(x: float, y: float, words: str, anchor: str = "start", kind: str = "tick") -> str:
+    """Return a label; a `kind` of ``"name"`` says what an axis shows."""
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+
+
+def figure(
+    title: str, parts: Iterable[str], size: tuple[float, float], caption: str = "", told: str = ""
+) -> str:
+    """Return a chart.
+
+    Args:
+        title: What it shows, for those who cannot see it.
+        parts: Of its SVG.
+        size: Its width and height.
+        caption: What stands above it.
+        told: Further attributes.
+    """
+    above = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return (
+        f'<figure class="chart">{above}<svg viewBox="0 0 {size[0]} {size[1]}" role="img" '
+        f'aria-label="{escape(title)}" {told}>{"".join(parts)}</svg></figure>'
+    )
+
+
 def lines(title: str, curves: Sequence[tuple[str, Curve]], along: str = "step") -> str:
     """Return a chart of one or more curves.
 
@@ -79,15 +104,11 @@ def lines(title: str, curves: Sequence[tuple[str, Curve]], along: str = "step") 
     for value in ticks(low, high):
         place = y(value)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{place}" y2="{place}"/>')
-        parts.append(
-            f'<text class="tick" x="{_LEFT - 6}" y="{place + 4}" text-anchor="end">{short(value)}</text>'
-        )
+        parts.append(text(_LEFT - 6, place + 4, short(value), "end"))
     for value in ticks(left, right, 5):
         if value == int(value):
-            place = x(value)
-            parts.append(
-                f'<text class="tick" x="{place}" y="{HEIGHT - 8}" text-anchor="middle">{short(value)}</text>'
-            )
+            parts.append(text(x(value), HEIGHT - 22, short(value), "middle"))
+    parts.append(text(WIDTH - _RIGHT, HEIGHT - 6, along, "end", "name"))
     for index, (_, curve) in enumerate(drawn):
         points = " ".join(f"{x(step)},{y(value)}" for step, value in curve)
         if len(curve) > 1:
@@ -106,12 +127,8 @@ def lines(title: str, curves: Sequence[tuple[str, Curve]], along: str = "step") 
             for name, curve in drawn
         ]
     )
-    return (
-        f'<figure class="chart"><figcaption>{escape(title)}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title, quote=True)}" '
-        f'data-along="{escape(along, quote=True)}" data-curves="{escape(data, quote=True)}">'
-        f'{"".join(parts)}<g class="mark"></g></svg></figure>'
-    )
+    told = f'data-along="{escape(along)}" data-curves="{escape(data)}"'
+    return figure(title, [*parts, '<g class="mark"></g>'], (WIDTH, HEIGHT), caption=title, told=told)
 
 
 def bar(parts: Mapping[str, float], unit: str = "s") -> str:
@@ -119,7 +136,7 @@ def bar(parts: Mapping[str, float], unit: str = "s") -> str:
     whole = sum(parts.values())
     if whole <= 0:
         return ""
-    drawn, legend, left = [], [], 0.0
+    drawn, named, left = [], [], 0.0
     for name, value in parts.items():
         width = 100 * value / whole
         told = f"{name}: {short(round(value, 3))} {unit}, {value / whole:.1%}"
@@ -129,7 +146,7 @@ def bar(parts: Mapping[str, float], unit: str = "s") -> str:
                 f"<title>{escape(told)}</title></rect>"
             )
         if value > 0:
-            legend.append(f'<li><i class="kind-{escape(name)}"></i>{escape(told)}</li>')
+            named.append((f"kind-{name}", told))
         left += width
     svg = f'<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none">{"".join(drawn)}</svg>'
-    return f'{svg}<ul class="legend">{"".join(legend)}</ul>'
+    return svg + legend(named)

@@ -16,7 +16,7 @@ for (const svg of document.querySelectorAll("svg[data-curves]")) {
       if (text) item.textContent = text;
       mark.append(item);
     };
-    add("line", { x1: at, x2: at, y1: 10, y2: box.height - 26 });
+    add("line", { x1: at, x2: at, y1: 10, y2: box.height - 40 });
     near.forEach(({ name, point }, index) => {
       add("circle", { cx: point[0], cy: point[1], r: 3, class: `run${index}` });
       const label = `${svg.dataset.along} ${point[2]}: ${point[3]}` + (near.length > 1 ? `  (${name})` : "");

@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from orchestrator.progress import duration
 from orchestrator.rank_logs import FOLDER, read_ends
 from orchestrator.report import charts
 from orchestrator.report.curves import Curve, read_curves
+from orchestrator.report.document import document, legend, section, tiles
 from orchestrator.run_facts import differences
 from orchestrator.run_files import read_events, read_run
 
@@ -94,27 +94,21 @@ def make_page(run: Told, other: Told | None = None) -> str:
     if other is not None:
         run, other = _named_apart(run, other)
     runs = [run] if other is None else [run, other]
-    tiles = (
-        [_tiles(run)] if other is None else [f"<h3>{escape(item.name)}</h3>{_tiles(item)}" for item in runs]
-    )
-    title = escape(" and ".join(item.name for item in runs))
-    of = "" if other is None else f" ({escape(run.name)})"
-    body = [
-        f"<header><h1>{title}</h1>{_legend(runs)}{''.join(tiles)}</header>",
-        _section("Differences", _differences(run, other)) if other is not None else "",
-        _section("Curves", _curves(runs)),
-        _section("Where the time went", "".join(_goodput(item, len(runs) > 1) for item in runs)),
-        _section("Throughput", _throughput(runs)),
-        _section(f"Events{of}", _events(run)),
-        _section(f"What the ranks printed{of}", _printed(run)),
-        _section(f"Run{of}", _facts(run)),
+    title = " and ".join(item.name for item in runs)
+    of = "" if other is None else f" ({run.name})"
+    named = [f"<h3>{escape(item.name)}</h3>" if other is not None else "" for item in runs]
+    parts = [
+        legend((f"run{index}", item.name) for index, item in enumerate(runs)) if other is not None else "",
+        *(name + _tiles(item) for name, item in zip(named, runs, strict=True)),
+        section("Differences", _differences(run, other)) if other is not None else "",
+        section("Curves", _curves(runs)),
+        section("Where the time went", "".join(_goodput(item, len(runs) > 1) for item in runs)),
+        section("Throughput", _throughput(runs)),
+        section(f"Events{of}", _events(run)),
+        section(f"What the ranks printed{of}", _printed(run)),
+        section(f"Run{of}", _facts(run)),
     ]
-    return _template("page.html").format(
-        title=title,
-        style=_template("page.css"),
-        script=_template("page.js"),
-        body="\n".join(part for part in body if part),
-    )
+    return document(title, parts, __package__, "page.js")
 
 
 def _named_apart(run: Told, other: Told) -> tuple[Told, Told]:
@@ -129,28 +123,13 @@ def _named_apart(run: Told, other: Told) -> tuple[Told, Told]:
     return run, other
 
 
-def _template(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{title}</h2>{content}</section>" if content else ""
-
-
-def _legend(runs: Sequence[Told]) -> str:
-    if len(runs) == 1:
-        return ""
-    items = (f'<li><i class="run{index}"></i>{escape(run.name)}</li>' for index, run in enumerate(runs))
-    return f'<ul class="legend">{"".join(items)}</ul>'
-
-
 def _tiles(run: Told) -> str:
     call = run.last_fit
     seconds = call.get("goodput") or {}
     whole, trained = sum(seconds.values()), sum(seconds.get(kind, 0.0) for kind in ("compute",))
     points = run.throughput()
     began = call.get("started")
-    tiles = {
+    cells = {
         "outcome": call.get("outcome", ""),
         "began": "" if began is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(began)),
         "took": duration(whole) if whole else "",
@@ -160,18 +139,13 @@ def _tiles(run: Told) -> str:
         "samples / s": charts.short(points[-1][1]) if points else "",
         "processes": call.get("world_size", ""),
     }
-    cells = (
-        f"<div><dt>{escape(name)}</dt><dd>{escape(str(value))}</dd></div>"
-        for name, value in tiles.items()
-        if value != ""
-    )
     error = call.get("error")
     told = f'<p class="error">{escape(str(error))}</p>' if error else ""
     if call.get("where"):
         told += (
             f"<details><summary>Where it failed</summary><pre>{escape(str(call['where']))}</pre></details>"
         )
-    return f'<dl class="tiles">{"".join(cells)}</dl>{told}'
+    return tiles((name, str(value), "") for name, value in cells.items()) + told
 
 
 def _curves(runs: Sequence[Told]) -> str:

@@ -50,9 +50,10 @@ class TrialRecord:
 
     @property
     def seconds(self) -> float:
-        """How long it computed."""
-        last = self.reports[max(self.reports)] if self.reports else {}
-        return float(last.get("time_total_s", 0.0))
+        """How long it computed, by its last report; without reports, from its start to its end."""
+        if self.reports:
+            return float(self.reports[max(self.reports)].get("time_total_s", 0.0))
+        return 0.0 if self.ended is None else self.ended - self.began
 
     def values(self, metric: str) -> list[tuple[int, float]]:
         """Return the values of a metric with the numbers of the reports, in order."""

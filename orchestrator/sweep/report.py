@@ -2,18 +2,21 @@
 
 ``report.html`` in the sweep's directory shows the curves of all trials, their configurations against their
 results, which parameters mattered, who was stopped when, and what early stopping has saved. It is written
-when the sweep ends; `write_report` makes it again, also of a sweep that still runs or was broken off.
+when the sweep ends; `write_report` makes it again, also of a sweep that still runs or was broken off. Parts
+for which there are no values are left out; why trials failed is told once for each reason.
 """
 
 from __future__ import annotations
 
-import html
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from html import escape
 
 from orchestrator.errors import MisconfigurationError
+from orchestrator.progress import duration
+from orchestrator.report.document import document, legend, section, tiles
 from orchestrator.sweep import charts, directory
 from orchestrator.sweep.importance import importances
 from orchestrator.sweep.lines import short
@@ -61,29 +64,33 @@ def render(name: str, metric: str, mode: str, records: Sequence[TrialRecord]) ->
     names = differing(records)
     judged = [(flat(record.config), best[1]) for record in records if (best := record.best(metric, mode))]
     shares = importances([{n: config.get(n) for n in names} for config, _ in judged], [v for _, v in judged])
+    ended = Counter(record.status for record in records)
     parts = [
         _summary(metric, mode, records),
-        _section(
-            "Curves", "Every trial's metric over its reports; a dot is where it was ended early. "
-            "Brighter trials have better results.", charts.curves(records, metric, mode),
+        section("Why trials failed", _failures(records)),
+        section(
+            "Curves", charts.curves(records, metric, mode),
+            "Every trial's metric over its reports; a dot is where it was ended early. Bluer trials have "
+            "better results.",
         ),
-        _section(
-            "Configurations", "Every line is a trial, from its configuration to its best value.",
-            charts.parallel(records, names, metric, mode),
+        section(
+            "Configurations", charts.parallel(records, names, metric, mode),
+            "Every line is a trial, from its configuration to its best value.",
         ),
-        _section(
-            "Importance", "Share of the differences in rank that a parameter alone explains, corrected for "
-            "chance. Parameters that matter only together are not seen.", charts.bars(shares),
+        section(
+            "Importance", charts.bars(shares), "Share of the differences in rank that a parameter alone "
+            "explains, corrected for chance. Parameters that matter only together are not seen.",
         ),
-        _section(
-            "Who was stopped when", "Every bar is a trial; the number behind it counts its reports.",
-            _legend(records) + charts.timeline(records, metric, mode),
+        section(
+            "Who was stopped when",
+            legend((status, status) for status in ended) + charts.timeline(records, metric, mode),
+            "Every bar is a trial; the number behind it counts its reports.",
         ),
-        _section("Trials", "Click on a heading to sort.", _table(records, names, metric, mode)),
+        section(
+            "Trials", _table(records, names, metric, mode) if records else "", "Click on a heading to sort.",
+        ),
     ]  # fmt: skip
-    return _PAGE.format(
-        title=html.escape(f"Sweep {name}"), body="\n".join(parts), style=_STYLE, script=_SCRIPT
-    )
+    return document(f"Sweep {name}", parts, __package__, "report.js", "report.css")
 
 
 def differing(records: Sequence[TrialRecord]) -> list[str]:
@@ -116,31 +123,35 @@ def _summary(metric: str, mode: str, records: Sequence[TrialRecord]) -> str:
     )
     reports = sum(len(record.reports) for record in records)
     seconds = sum(record.seconds for record in records)
-    counts = {status: sum(record.status == status for record in records) for status in _STATUSES}
-    ended = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    tiles = [
+    counts = Counter(record.status for record in records)
+    ended = ", ".join(f"{count} {status}" for status, count in counts.items())
+    cells = [
         ("trials", str(len(records)), ended),
         (
             "saved by stopping early",
             f"{100 * saved_share(records):.0f} %",
             f"{reports} reports were computed",
         ),
-        ("computing time", _duration(seconds), "all trials together"),
+        ("computing time", duration(seconds), "all trials together"),
     ]
     if best is not None:
         (report, value), record = best
         config = ", ".join(f"{name}={short(value)}" for name, value in flat(record.config).items())
-        tiles.insert(0, (f"best {metric}", short(value), f"trial {record.number}, report {report}: {config}"))
-    return '<div class="tiles">' + "".join(
-        f'<div class="tile"><span>{html.escape(name)}</span><strong>{html.escape(value)}</strong>'
-        f"<small>{html.escape(note)}</small></div>"
-        for name, value, note in tiles
-    ) + "</div>"  # fmt: skip
+        cells.insert(0, (f"best {metric}", short(value), f"trial {record.number}, report {report}: {config}"))
+    return tiles(cells)
 
 
-def _legend(records: Sequence[TrialRecord]) -> str:
-    present = [status for status in _STATUSES if any(record.status == status for record in records)]
-    return '<p class="legend">' + "".join(f'<i class="{status}"></i>{status} ' for status in present) + "</p>"
+def _failures(records: Sequence[TrialRecord]) -> str:
+    """Return each error once, with the trials that it ended."""
+    trials: dict[str, list[str]] = {}
+    for record in records:
+        if record.status == "failed":
+            trials.setdefault(record.error, []).append(str(record.number))
+    return "".join(
+        f'<p class="error">{escape(error)}<br>'
+        f'<span class="note">Trial{"s" * (len(numbers) > 1)} {", ".join(numbers)}</span></p>'
+        for error, numbers in trials.items()
+    )
 
 
 def _table(records: Sequence[TrialRecord], names: Sequence[str], metric: str, mode: str) -> str:
@@ -148,85 +159,11 @@ def _table(records: Sequence[TrialRecord], names: Sequence[str], metric: str, mo
     columns += [f"config/{name}" for name in names] + ["error"]
     rows = [result_row(record, metric, mode) for record in records]
     columns = [column for column in columns if any(row.get(column) is not None for row in rows)]
-    head = "".join(f"<th>{html.escape(column.removeprefix('config/'))}</th>" for column in columns)
-    body = "".join(
-        f'<tr data-trial="{row["trial"]}">'
-        + "".join(f"<td>{html.escape(_cell(row.get(column)))}</td>" for column in columns)
-        + "</tr>"
-        for row in rows
-    )
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else short(value)
-
-
-def _section(title: str, note: str, content: str) -> str:
-    return f"<section><h2>{html.escape(title)}</h2><p>{html.escape(note)}</p>{content}</section>"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-_STATUSES = ("finished", "stopped", "diverged", "failed", "running")
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,
-initial-scale=1"> <title>{title}</title><style>{style}</style></head>
-<body><main><h1>{title}</h1>
-{body}
-</main><script>{script}</script></body></html>
-"""
-_STYLE = """
-:root { --ink: #1c2430; --soft: #5d6878; --line: #d9dee6; --back: #f5f6f8; --card: #fff; --accent: #2a6f97;
-  --finished: #2a6f97; --stopped: #b9c2cf; --diverged: #e08e2b; --failed: #c2413b; --running: #6aa84f; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --soft: #9aa5b4; --line: #353d49; --back:
-  #14181e; --card: #1d232c; --accent: #6fb1d8; --finished: #6fb1d8; --stopped: #566172; } }
-* { box-sizing: border-box } body { margin: 0; background: var(--back); color: var(--ink);
-  font: 15px/1.5 system-ui, sans-serif }
-main { max-width: 1000px; margin: 0 auto; padding: 24px 16px 64px } h1 { font-size: 26px; margin: 8px 0 16px }
-h2 { font-size: 18px; margin: 0 } section, .tile { background: var(--card); border: 1px solid var(--line);
-  border-radius: 10px } section { padding: 18px 20px; margin-top: 18px } section > p { color: var(--soft);
-  margin: 2px 0 12px }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); gap: 12px }
-.tile { padding: 14px 16px; display: flex; flex-direction: column } .tile span, .tile small { color:
-var(--soft) } .tile strong { font-size: 26px; font-weight: 600 } .tile small { overflow-wrap: anywhere }
-svg { width: 100%; height: auto; display: block }
-svg text { fill: var(--soft); font-size: 12px; paint-order: stroke;
-  stroke: var(--card); stroke-width: 3px }
-svg text.name { fill: var(--ink); text-anchor: middle; font-weight: 600 } svg text.end, svg text.label {
-text-anchor: end } svg text.middle { text-anchor: middle } svg polyline { fill: none; stroke-width: 1.6;
-  stroke-opacity: .75; stroke-linejoin: round } .axis { stroke: var(--soft) } .grid { stroke: var(--line) }
-  .track { fill: var(--line); opacity: .5 }
-.bar { fill: var(--accent) } rect.finished { fill: var(--finished) } rect.stopped { fill: var(--stopped) }
-rect.diverged { fill: var(--diverged) } rect.failed { fill: var(--failed) } rect.running { fill:
-var(--running) } svg.lit .trial:not(.on) { opacity: .12 } .trial.on polyline { stroke-width: 3.2;
-stroke-opacity: 1 } .legend i { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin:
-0 5px 0 12px } i.finished { background: var(--finished) } i.stopped { background: var(--stopped) } i.diverged
-{ background: var(--diverged) } i.failed { background: var(--failed) } i.running { background: var(--running)
-} .wide { overflow-x: auto; max-height: 560px }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-th { cursor: pointer; position: sticky; top: 0; background: var(--card); text-align: left; user-select: none }
-th, td { padding: 5px 10px; border-bottom: 1px solid var(--line); white-space: nowrap }
-tr.on { background: var(--line) }
-"""
-_SCRIPT = """
-const light = trial => {
-  document.querySelectorAll('svg').forEach(s => s.classList.toggle('lit', trial !== null));
-  document.querySelectorAll('[data-trial]').forEach(e => e.classList.toggle('on', e.dataset.trial === trial));
-};
-document.addEventListener('mouseover', event => {
-  const found = event.target.closest('[data-trial]'); light(found ? found.dataset.trial : null);
-});
-document.querySelectorAll('th').forEach((head, column) => head.addEventListener('click', () => {
-  const body = head.closest('table').tBodies[0], up = head.dataset.up !== '1';
-  const key = row => { const text = row.cells[column].textContent; const number = parseFloat(text);
-    return text === '' ? [2, 0] : isNaN(number) ? [1, text] : [0, number]; };
-  const sorted = [...body.rows].sort((a, b) => { const [i, x] = key(a), [j, y] = key(b);
-    return i !== j ? i - j : (x < y ? -1 : x > y ? 1 : 0) * (up ? 1 : -1); });
-  head.dataset.up = up ? '1' : '0'; body.append(...sorted);
-}));
-"""
+    head = "".join(f"<th>{escape(column.removeprefix('config/'))}</th>" for column in columns)
+    body = ""
+    for row in rows:
+        cells = ("" if row.get(column) is None else short(row[column]) for column in columns)
+        body += (
+            f'<tr data-trial="{row["trial"]}">{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
+        )
+    return f'<div class="trials"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
 
     from orchestrator.sweep.following import Display
+    from orchestrator.sweep.records import TrialRecord
     from orchestrator.sweep.resources import TrialRoom
     from orchestrator.sweep.result import SweepResult
 
@@ -192,6 +193,7 @@ class Sweep:
                 )
             except Exception:
                 if follower.fatal is not None:
+                    self._write_pages(claimed.path)
                     raise SweepError(str(follower.fatal)) from None
                 raise
             finally:
@@ -211,17 +213,23 @@ class Sweep:
             return TrialTable(self.arguments.metric, self.arguments.mode, names, total)
         return TrialLines(self.arguments.metric, names, total)
 
-    def _finish(self, grid: Any, path: str) -> SweepResult:
-        """Write the tables and return the result."""
+    def _write_pages(self, path: str) -> list[TrialRecord]:
+        """Write the tables and the page about what has happened, and return the trials' records."""
         from orchestrator.sweep.records import read
         from orchestrator.sweep.report import write_report
-        from orchestrator.sweep.result import SweepResult
         from orchestrator.sweep.tables import write_tables
 
         records = read(path)
-        metric, mode = self.arguments.metric, self.arguments.mode
-        write_tables(path, records, metric, mode)
+        write_tables(path, records, self.arguments.metric, self.arguments.mode)
         write_report(path)
+        return records
+
+    def _finish(self, grid: Any, path: str) -> SweepResult:
+        """Write the tables and return the result."""
+        from orchestrator.sweep.result import SweepResult
+
+        records = self._write_pages(path)
+        metric, mode = self.arguments.metric, self.arguments.mode
         if grid.num_errors == len(grid) > 0:
             first = next((record.error for record in records if record.error), "unknown")
             raise SweepError(

@@ -91,11 +91,16 @@ def test_a_stretch_is_equal_to_what_was_recorded(logger: str, capsys: pytest.Cap
     assert Path("behind").read_text() == "x" and not Path("logs/lightning_logs/version_1").exists()
 
 
-def test_without_a_checkpoint_before_it_the_run_begins_anew(capsys: pytest.CaptureFixture[str]) -> None:
-    """From its seed, so the first steps are equal too."""
-    folder = run_script()
+def test_without_a_checkpoint_before_it_the_run_begins_anew(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """From its seed, so the first steps are equal too. What it took of its time is not taken again."""
+    caplog.set_level("INFO", logger="orchestrator")
+    folder = run_script(text=SCRIPT.replace("max_epochs=2,", 'max_epochs=2,\n        profiler="simple",'))
+    assert caplog.text.count("optimizer_zero_grad") == 1
     assert main(["replay", str(folder), "--step", "1"]) == 0
     assert "Steps 0 to 1 were run again, from the run's beginning." in capsys.readouterr().out
+    assert caplog.text.count("optimizer_zero_grad") == 1
 
 
 def test_a_difference_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

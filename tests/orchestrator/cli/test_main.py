@@ -33,6 +33,9 @@ def test_a_wrong_command_is_answered_with_the_nearest(capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit):
         main(["submti"])
     assert "there is no command 'submti'. Did you mean 'submit'?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["manifest", "k8s"])
+    assert "there is no kind 'k8s'. There are kuberay, slurm, ray-up." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argv", [["no-such-command"], ["info", "--no-such-flag"]])

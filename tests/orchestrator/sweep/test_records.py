@@ -60,6 +60,10 @@ def test_tables_have_a_row_for_each_trial_and_each_report(tmp_path: Path) -> Non
 
 
 def test_a_trial_without_reports_has_a_row_too() -> None:
-    """It failed before its first one."""
+    """It failed before its first one; it has taken the time from its start to its end."""
     row = result_row(TrialRecord(name="trial_00004", status="failed", error="E: no"), "loss", "min")
     assert (row["trial"], row["reports"], row["best_loss"], row["error"]) == (4, 0, None, "E: no")
+    record = TrialRecord(name="trial_00004", status="failed", began=100.0)
+    assert record.seconds == 0.0
+    record.ended = 110.0
+    assert record.seconds == 10.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def test_the_page_is_whole_and_loads_nothing() -> None:
 def test_the_page_says_what_was_best_and_what_was_saved() -> None:
     """In its first lines: best value with its configuration, and the share of reports not computed."""
     page = render("s", "loss", "min", SOME)
-    assert "<strong>1</strong>" in page
+    assert "<dt>best loss</dt><dd>1</dd>" in page
     assert "trial 0, report 3: lr=0.001" in page
     assert "1 finished, 1 stopped, 1 diverged, 1 failed" in page
     assert saved_share(SOME) == pytest.approx(4 / 12)
@@ -79,9 +80,20 @@ def test_the_page_says_what_was_best_and_what_was_saved() -> None:
 
 
 def test_a_sweep_without_results_has_a_page_too() -> None:
-    """It says so instead of drawing nothing."""
-    assert "There is nothing to compare" in render("s", "loss", "min", [])
-    assert "No trial has reported a finite value" in curves([SOME[2]], "loss", "min")
+    """It has no charts of values; why trials failed is said once for each reason."""
+    assert re.findall("<h2>(.*?)</h2>", render("s", "loss", "min", [])) == []
+    page = render("s", "loss", "min", [*SOME[2:], replace(SOME[3], name="trial_00004")])
+    titles = ["Why trials failed", "Who was stopped when", "Trials"]
+    assert re.findall("<h2>(.*?)</h2>", page) == titles
+    told = page.partition(f"<h2>{titles[0]}</h2>")[2].partition("</section>")[0]
+    assert told.count("V: &lt;oops&gt;") == 1 and "Trials 3, 4<" in told
+
+
+def test_axes_by_the_logarithm_say_so() -> None:
+    """Those of parameters, and that of the metric with its name."""
+    assert ">lr (log)<" in parallel(SOME, ["lr", "kind"], "loss", "min")
+    assert "<figcaption>loss</figcaption>" in curves(SOME, "loss", "min")
+    assert "<figcaption>loss (log)</figcaption>" in curves([trial(0, [1e-3, 1.0])], "loss", "max")
 
 
 def test_curves_mark_who_was_ended_early() -> None:
@@ -109,10 +121,11 @@ def test_scales_go_by_the_logarithm_where_values_span_powers_of_ten() -> None:
     assert Scale(low=2, high=2, start=0, end=10)(2) == 5
 
 
-def test_the_best_trial_is_brightest() -> None:
-    """By rank, in both modes; a trial without a value has no colour."""
-    assert shades(SOME, "loss", "min") == {0: "#fde725", 1: "#440154"}
-    assert shades(SOME, "loss", "max") == {0: "#440154", 1: "#fde725"}
+def test_the_best_trial_is_bluest() -> None:
+    """By rank, in both modes, and where it is the only one; a trial without a value has no shade."""
+    assert shades(SOME, "loss", "min") == {0: 1, 1: 0}
+    assert shades(SOME, "loss", "max") == {0: 0, 1: 1}
+    assert shades(SOME[1:], "loss", "min") == {1: 1}
 
 
 def test_importance_finds_the_parameter_that_matters() -> None:

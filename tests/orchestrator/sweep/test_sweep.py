@@ -190,6 +190,8 @@ def test_a_metric_that_is_never_logged_is_named_with_those_that_are(tmp_path: Pa
 
     with pytest.raises(SweepError, match="Did you mean 'score'\\?"):
         pl.Sweep(train, {}, metric="scores", storage_path=tmp_path, verbose=False).run()
+    (page,) = tmp_path.glob("*/report.html")
+    assert "Did you mean &#x27;score&#x27;?" in page.read_text(encoding="utf-8")
 
 
 def test_a_diverged_trial_ends_as_stopped(tmp_path: Path) -> None:
