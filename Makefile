@@ -62,6 +62,8 @@ bench: $(DEV)
 	$(RUN) benchmarks/resizing.py --json benchmarks/results/resizing.json
 	$(RUN) benchmarks/sweep.py --json benchmarks/results/sweep.json
 	$(RUN) benchmarks/sweep.py --many --json benchmarks/results/sweep-many.json
+	$(RUN) benchmarks/sweep.py --freed --json benchmarks/results/sweep-freed.json
+	$(RUN) benchmarks/sweep.py --memory --json benchmarks/results/sweep-memory.json
 	$(RUN) benchmarks/startup.py --torch-trainer --json benchmarks/results/startup.json
 	$(RUN) benchmarks/table.py
 

@@ -333,9 +333,12 @@ def main() -> None:
         contenders: dict[str, Any]
         if arguments.many:
             contenders, name = {against: lambda: many(folder)}, "sweep-many"
+            question = "How long do 100 short trials take?"
         elif arguments.memory:
             contenders, name = {against: lambda: memory(folder)}, "sweep-memory"
+            question = "What do 1,000 trials leave in the driver?"
         elif arguments.freed:
+            question = "How long from the stop of a trial to freed room?"
             against, rounds, name = "in one process", ROUNDS, "sweep-freed"
             contenders = {against: lambda: freed(folder, 1), "on two workers": lambda: freed(folder, 2)}
         else:

@@ -2,10 +2,10 @@
 
     python benchmarks/table.py            # after `make bench`, from benchmarks/results/*.json
 
-Each file of results becomes one table: a line for each contender and figure, with its ratio to the peer of
-the same run; below those that were taken together the date, the versions and the machine. The README shows
-some of them. What stands between the two marks in a page is replaced; a page without them is an error, and so
-is having no results.
+Each file of results becomes one table of the page on performance: a line for each contender and figure, with
+its ratio to the peer of the same run; below those that were taken together the date, the versions and the
+machine. The README has one table, of the figures that count (headlines.py). What stands between the two marks
+in a page is replaced; a page without them is an error, and so is having no results.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from headlines import headlines
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
-IN_README = ("step", "ddp", "startup", "recovery", "resizing")
+README, PERFORMANCE = ROOT / "README.md", ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 
 
@@ -54,8 +55,18 @@ def in_words(metric: str) -> str:
     return f"{name.replace('_', ' ')}, {unit}" if name and unit in ("s", "ms") else metric.replace("_", " ")
 
 
-def with_figures(page: str, results: Sequence[Mapping[str, Any]]) -> str:
-    """Return the page with these results between its marks.
+def tables(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return all tables, with their origin below those that were taken together."""
+    parts = []
+    for result, following in zip(results, [*results[1:], None], strict=True):
+        parts.append(table(result))
+        if following is None or origin(following) != origin(result):
+            parts.append(origin(result))
+    return "\n\n".join(parts)
+
+
+def with_figures(page: str, figures: str) -> str:
+    """Return the page with these figures between its marks.
 
     Raises:
         ValueError: The marks are not there, once each and in order.
@@ -64,12 +75,7 @@ def with_figures(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     _, end, after = rest.partition(END)
     if not (begin and end) or BEGIN in after or END in after:
         raise ValueError(f"The page has not the marks {BEGIN} and {END}, once each and in this order.")
-    parts = []
-    for result, following in zip(results, [*results[1:], None], strict=True):
-        parts.append(table(result))
-        if following is None or origin(following) != origin(result):
-            parts.append(origin(result))
-    return "\n\n".join([before + begin, *parts, end + after])
+    return "\n\n".join([before + begin, figures, end + after])
 
 
 def main() -> int:
@@ -79,11 +85,14 @@ def main() -> int:
         print(f"There are no results in {RESULTS}. Run `make bench` first.", file=sys.stderr)
         return 1
     results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
-    for page in PAGES:
-        shown = [name for name in IN_README if name in results] if page.name == "README.md" else [*results]
-        text = with_figures(page.read_text(encoding="utf-8"), [results[name] for name in shown])
-        page.write_text(text, encoding="utf-8")
-        print(f"Wrote {len(shown)} tables into {page}.")
+    origins = dict.fromkeys(origin(result) for result in results.values())
+    written = {
+        README: "\n\n".join([headlines(results), *origins]),
+        PERFORMANCE: tables([*results.values()]),
+    }
+    for page, figures in written.items():
+        page.write_text(with_figures(page.read_text(encoding="utf-8"), figures), encoding="utf-8")
+        print(f"Wrote the figures into {page}.")
     return 0
 
 
