@@ -15,7 +15,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from cluster.errors import ClusterError, GroupError, RunLost
@@ -403,8 +403,8 @@ class Dispatch:
         raise cause from None
 
     def _end_others(self) -> bool:
-        """Free the callables that go on, and wait a moment for them; return whether all have ended and nobody
-        was lost.
+        """Free the callables that go on, and wait a moment for them and their last words; return whether all
+        have ended and nobody was lost. What they ask is not answered any more.
         """
         import ray
 
@@ -412,9 +412,11 @@ class Dispatch:
             return False
         if self._runs:
             self._members.give_up()
+        self._listeners = replace(self._listeners, on_ask=None)
         until = time.monotonic() + _FREED_S
-        while calls := [*self._runs, *self._polls]:  # what they say at their end counts too
-            ready, _ = ray.wait(calls, timeout=max(0.0, until - time.monotonic()))
+        while calls := [*self._runs, *self._polls]:
+            left_s = until - time.monotonic()  # whoever talks on and on has no more time than others
+            ready, _ = ray.wait(calls, timeout=left_s) if left_s > 0 else ([], calls)
             if not ready:
                 return False
             self._take(ready[0])

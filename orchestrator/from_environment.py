@@ -54,18 +54,16 @@ def sent_to_trials(environment: Mapping[str, str]) -> dict[str, str]:
     >>> sent_to_trials({"WANDB_MODE": "offline", "HOME": "/root", "ORCHESTRATOR_TRAINER_DEVICES": "2"})
     {'WANDB_MODE': 'offline', 'ORCHESTRATOR_TRAINER_DEVICES': '2'}
     """
-    return {**chosen(environment), **{name: environment[name] for name in environment if _is_own(name)}}
+    return {**chosen(environment), **{name: environment[name] for name in environment if _is_of_driver(name)}}
 
 
-def drop_own() -> None:
-    """Take from this process what trials get of the driver's own: Ray's processes have that of the time when
-    Ray was started.
-    """
-    for name in [name for name in os.environ if _is_own(name)]:
+def drop_stale() -> None:
+    """Remove the variables that trials get from the driver: those here are of Ray's start."""
+    for name in [name for name in os.environ if _is_of_driver(name)]:
         del os.environ[name]
 
 
-def _is_own(name: str) -> bool:
+def _is_of_driver(name: str) -> bool:
     return name.startswith(PREFIX) or name in (ASKED, *SEED_VARIABLES)
 
 

@@ -113,24 +113,24 @@ class RunRecord:
         """
         self._open()
         state, last = self._trainer.state, self._last
-        epoch, step = state.epoch, state.global_step
-        if last is not None and last.step > step:  # failed workers send no state home
-            epoch, step = last.epoch, last.step
+        epochs, step, samples = state.epoch, state.global_step, state.samples_seen
+        if last is not None:  # the driver's state is of before where workers have failed
+            epochs, step, samples = last.epoch + (last.kind == "epoch"), last.step, last.samples
         seconds = {kind: round(value, 6) for kind, value in self.total.seconds().items()}
         result = {
             "ended": time.time(),
             "outcome": outcome(error),
             "error": None if error is None else _first_line(error),
             "where": _where(error) if outcome(error) == "failed" else None,
-            "epochs": epoch,
+            "epochs": epochs,
             "steps": step,
-            "samples": state.samples_seen,
+            "samples": samples,
             "data": self._data,
             "metrics": {} if self._folder is None else self._metrics(),
             "goodput": seconds,
         }
         self._call |= result
-        self._note("end", epoch=epoch, step=step, outcome=result["outcome"])
+        self._note("end", epoch=epochs, step=step, outcome=result["outcome"])
         with self._kept_going():
             self._write()
         self._is_over = True

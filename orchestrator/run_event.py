@@ -20,6 +20,7 @@ class RunEvent:
         at_s: When, in seconds since 1970, by rank 0's clock.
         epoch: The training epoch, from 0.
         step: Optimizer steps so far.
+        samples: Training samples so far, over all ranks.
         account: Whose seconds these are: a process and a number.
         seconds: Where the time went until now, by kind.
         details: What else there is to say: numbers, words, and dictionaries of them.
@@ -29,6 +30,7 @@ class RunEvent:
     at_s: float
     epoch: int
     step: int
+    samples: int
     account: tuple[int, int]
     seconds: dict[str, float]
     details: dict[str, Any] = field(default_factory=dict)

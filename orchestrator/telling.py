@@ -67,6 +67,7 @@ class Telling:
                 at_s=time.time(),
                 epoch=engine.state.epoch,
                 step=engine.state.global_step,
+                samples=engine.trainer.samples_seen,
                 account=(os.getpid(), engine.account.number),
                 seconds=engine.account.seconds(waited_s, steps),
                 details=details,

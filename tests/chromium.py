@@ -21,8 +21,18 @@ FOLDER = Path(__file__).resolve().parents[1] / "build" / "screenshots"
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; .ci/run installs it")
 
 
-def photograph(page: Path, name: str, height: int = 1400, width: int = 1050, dark: bool = False) -> Path:
-    """Return the picture of a page's upper part, ``build/screenshots/NAME.png``."""
+def photograph(
+    page: Path, name: str, height: int = 1400, width: int = 1050, dark: bool | None = None
+) -> Path:
+    """Return the picture of a page's upper part, ``build/screenshots/NAME.png``.
+
+    Args:
+        page: A file.
+        name: Of the picture.
+        height: In pixels.
+        width: In pixels.
+        dark: The scheme that is asked for, in which the page's first corner then has to be; None for any.
+    """
     FOLDER.mkdir(parents=True, exist_ok=True)
     picture = FOLDER / f"{name}.png"
     picture.unlink(missing_ok=True)
@@ -33,9 +43,10 @@ def photograph(page: Path, name: str, height: int = 1400, width: int = 1050, dar
         "--hide-scrollbars",
         f"--screenshot={picture}",
     )
-    size, shades = _look_at(picture.read_bytes())
+    size, shades, corner = _look_at(picture.read_bytes())
     assert size == (width, height), f"{picture} has another size: {size}"
     assert shades > 50, f"{picture} is blank: it has {shades} distinct bytes"
+    assert dark is None or (corner < 128) == dark, f"{picture} is in the other scheme: its corner is {corner}"
     return picture
 
 
@@ -55,8 +66,10 @@ def _browse(page: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def _look_at(png: bytes) -> tuple[tuple[int, int], int]:
-    """Return width and height of a picture, and how many distinct bytes its rows are written with."""
+def _look_at(png: bytes) -> tuple[tuple[int, int], int, int]:
+    """Return width and height of a picture, how many distinct bytes its rows are written with, and how bright
+    its first pixel is.
+    """
     size = struct.unpack(">II", png[16:24])
     rows, place = b"", 8
     while place < len(png):
@@ -64,4 +77,5 @@ def _look_at(png: bytes) -> tuple[tuple[int, int], int]:
         if png[place + 4 : place + 8] == b"IDAT":
             rows += png[place + 8 : place + 8 + length]
         place += length + 12
-    return (size[0], size[1]), len(set(zlib.decompress(rows)))
+    plain = zlib.decompress(rows)  # of the first pixel no filter of PNG's takes anything off
+    return (size[0], size[1]), len(set(plain)), max(plain[1:4])

@@ -34,7 +34,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     size = 10.0 ** math.floor(math.log10(raw))
     step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
-    return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
+    return [float(f"{index * step:.12g}") for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def short(value: float) -> str:
@@ -57,7 +57,7 @@ def text(x: float, y: float, words: str, anchor: str = "start", kind: str = "tic
 
 
 def figure(
-    title: str, parts: Iterable[str], size: tuple[float, float], caption: str = "", told: str = ""
+    title: str, parts: Iterable[str], size: tuple[float, float], caption: str = "", attributes: str = ""
 ) -> str:
     """Return a chart.
 
@@ -66,12 +66,12 @@ def figure(
         parts: Of its SVG.
         size: Its width and height.
         caption: What stands above it.
-        told: Further attributes.
+        attributes: Further ones, as HTML.
     """
     above = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return (
         f'<figure class="chart">{above}<svg viewBox="0 0 {size[0]} {size[1]}" role="img" '
-        f'aria-label="{escape(title)}" {told}>{"".join(parts)}</svg></figure>'
+        f'aria-label="{escape(title)}" {attributes}>{"".join(parts)}</svg></figure>'
     )
 
 
@@ -127,8 +127,10 @@ def lines(title: str, curves: Sequence[tuple[str, Curve]], along: str = "step") 
             for name, curve in drawn
         ]
     )
-    told = f'data-along="{escape(along)}" data-curves="{escape(data)}"'
-    return figure(title, [*parts, '<g class="mark"></g>'], (WIDTH, HEIGHT), caption=title, told=told)
+    attributes = f'data-along="{escape(along)}" data-curves="{escape(data)}"'
+    return figure(
+        title, [*parts, '<g class="mark"></g>'], (WIDTH, HEIGHT), caption=title, attributes=attributes
+    )
 
 
 def bar(parts: Mapping[str, float], unit: str = "s") -> str:

@@ -52,7 +52,7 @@ def fresh_process(*, seed: int | None, threads: int, folder: str, env: Mapping[s
     """
     tf32 = torch.backends.cudnn.allow_tf32
     with restored(threads), warnings.catch_warnings():
-        from_environment.drop_own()
+        from_environment.drop_stale()
         os.environ.update(env)
         if os.path.isdir(folder):
             os.chdir(folder)

@@ -31,6 +31,7 @@ class TrialRecord:
             ``running``.
         error: The first line of what made it fail; else empty.
         began: When it started first, in seconds since 1970.
+        resumed: When it started last.
         ended: When it ended, or None.
         reports: By their number from 1: what was reported, with ``time`` and ``time_total_s`` in seconds.
     """
@@ -40,6 +41,7 @@ class TrialRecord:
     status: Status = "running"
     error: str = ""
     began: float = 0.0
+    resumed: float = 0.0
     ended: float | None = None
     reports: dict[int, dict[str, float]] = field(default_factory=dict)
 
@@ -50,10 +52,10 @@ class TrialRecord:
 
     @property
     def seconds(self) -> float:
-        """How long it computed, by its last report; without reports, from its start to its end."""
+        """How long it computed, by its last report; without reports, from its last start to its end."""
         if self.reports:
             return float(self.reports[max(self.reports)].get("time_total_s", 0.0))
-        return 0.0 if self.ended is None else self.ended - self.began
+        return 0.0 if self.ended is None else self.ended - max(self.began, self.resumed)
 
     def values(self, metric: str) -> list[tuple[int, float]]:
         """Return the values of a metric with the numbers of the reports, in order."""
@@ -135,7 +137,8 @@ def replay(lines: Iterable[str]) -> list[TrialRecord]:
             continue
         record = records.setdefault(event["trial"], TrialRecord(name=event["trial"], began=event["time"]))
         if event["event"] == "start":
-            record.config, record.status, record.ended = event["config"], "running", None
+            record.config, record.status, record.error = event["config"], "running", ""
+            record.resumed, record.ended = event["time"], None
         elif event["event"] == "report":
             record.reports[event["number"]] = {**event["values"], "time": event["time"]}
         else:

@@ -13,14 +13,14 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from html import escape
+from typing import get_args
 
 from orchestrator.errors import MisconfigurationError
-from orchestrator.progress import duration
 from orchestrator.report.document import document, legend, section, tiles
 from orchestrator.sweep import charts, directory
 from orchestrator.sweep.importance import importances
 from orchestrator.sweep.lines import short
-from orchestrator.sweep.records import TrialRecord, read
+from orchestrator.sweep.records import Status, TrialRecord, read
 from orchestrator.sweep.tables import flat, result_row
 
 FILE = "report.html"
@@ -64,7 +64,6 @@ def render(name: str, metric: str, mode: str, records: Sequence[TrialRecord]) ->
     names = differing(records)
     judged = [(flat(record.config), best[1]) for record in records if (best := record.best(metric, mode))]
     shares = importances([{n: config.get(n) for n in names} for config, _ in judged], [v for _, v in judged])
-    ended = Counter(record.status for record in records)
     parts = [
         _summary(metric, mode, records),
         section("Why trials failed", _failures(records)),
@@ -83,7 +82,7 @@ def render(name: str, metric: str, mode: str, records: Sequence[TrialRecord]) ->
         ),
         section(
             "Who was stopped when",
-            legend((status, status) for status in ended) + charts.timeline(records, metric, mode),
+            legend((status, status) for status in _counts(records)) + charts.timeline(records, metric, mode),
             "Every bar is a trial; the number behind it counts its reports.",
         ),
         section(
@@ -123,8 +122,7 @@ def _summary(metric: str, mode: str, records: Sequence[TrialRecord]) -> str:
     )
     reports = sum(len(record.reports) for record in records)
     seconds = sum(record.seconds for record in records)
-    counts = Counter(record.status for record in records)
-    ended = ", ".join(f"{count} {status}" for status, count in counts.items())
+    ended = ", ".join(f"{count} {status}" for status, count in _counts(records).items())
     cells = [
         ("trials", str(len(records)), ended),
         (
@@ -132,7 +130,7 @@ def _summary(metric: str, mode: str, records: Sequence[TrialRecord]) -> str:
             f"{100 * saved_share(records):.0f} %",
             f"{reports} reports were computed",
         ),
-        ("computing time", duration(seconds), "all trials together"),
+        ("computing time", _in_units(seconds), "all trials together"),
     ]
     if best is not None:
         (report, value), record = best
@@ -141,12 +139,24 @@ def _summary(metric: str, mode: str, records: Sequence[TrialRecord]) -> str:
     return tiles(cells)
 
 
+def _in_units(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _counts(records: Sequence[TrialRecord]) -> dict[Status, int]:
+    """Return how many trials there are of each status, in the order of the statuses."""
+    found = Counter(record.status for record in records)
+    return {status: found[status] for status in get_args(Status) if status in found}
+
+
 def _failures(records: Sequence[TrialRecord]) -> str:
     """Return each error once, with the trials that it ended."""
     trials: dict[str, list[str]] = {}
     for record in records:
         if record.status == "failed":
-            trials.setdefault(record.error, []).append(str(record.number))
+            trials.setdefault(record.error or "for an unknown reason", []).append(str(record.number))
     return "".join(
         f'<p class="error">{escape(error)}<br>'
         f'<span class="note">Trial{"s" * (len(numbers) > 1)} {", ".join(numbers)}</span></p>'

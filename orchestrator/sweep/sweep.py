@@ -13,6 +13,7 @@ import contextlib
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -193,7 +194,8 @@ class Sweep:
                 )
             except Exception:
                 if follower.fatal is not None:
-                    self._write_pages(claimed.path)
+                    with contextlib.suppress(Exception):  # what goes wrong now must not hide the cause
+                        self._write_pages(claimed.path)
                     raise SweepError(str(follower.fatal)) from None
                 raise
             finally:
@@ -221,7 +223,10 @@ class Sweep:
 
         records = read(path)
         write_tables(path, records, self.arguments.metric, self.arguments.mode)
-        write_report(path)
+        try:
+            write_report(path)
+        except Exception as error:  # the results are worth more than their page
+            warnings.warn(f"The page of the sweep in {path} was not written: {error!r}.", stacklevel=2)
         return records
 
     def _finish(self, grid: Any, path: str) -> SweepResult:

@@ -42,3 +42,11 @@ def test_a_run_can_be_photographed(tmp_path: Path, dark: bool) -> None:
 def test_two_runs_can_be_photographed(tmp_path: Path) -> None:
     """Beside each other."""
     photograph(write_page(tmp_path, 2), "two-runs", height=1900)
+
+
+def test_a_script_that_fails_is_noticed(tmp_path: Path) -> None:
+    """Else no other test of a page could fail by it."""
+    page = tmp_path / "page.html"
+    page.write_text("<script>throw new Error('planned')</script>")
+    with pytest.raises(AssertionError, match="planned"):
+        dump_dom(page)

@@ -67,3 +67,5 @@ def test_a_trial_without_reports_has_a_row_too() -> None:
     assert record.seconds == 0.0
     record.ended = 110.0
     assert record.seconds == 10.0
+    record.resumed = 108.0  # the time between two starts is not the trial's
+    assert record.seconds == 2.0
