@@ -29,6 +29,8 @@ MAX_UPLOAD_BYTES = 100 * 2**20
 ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 _TIMEOUT_S = 30.0
 _UPLOAD_TIMEOUT_S = 600.0
+_READY_S, _RETRY_S = 60.0, 1.0
+_NOT_READY = "No available agent"  # as Ray says it while the agents of a cluster's nodes come up
 _PORT = 8265
 
 
@@ -150,9 +152,16 @@ class JobServer:
         self._ask("PUT", f"/api/packages/gcs/{name}", data=data, timeout_s=_UPLOAD_TIMEOUT_S)
 
     def submit(self, request: JobRequest) -> str:
-        """Start a job and return its name."""
-        answer = self._ask("POST", "/api/jobs/", data=json.dumps(request.as_json()).encode())
-        return str(answer["submission_id"])
+        """Start a job and return its name. A cluster that has just started gets a minute."""
+        body = json.dumps(request.as_json()).encode()
+        until = time.monotonic() + _READY_S
+        while True:
+            try:
+                return str(self._ask("POST", "/api/jobs/", data=body)["submission_id"])
+            except JobError as error:
+                if _NOT_READY not in str(error) or time.monotonic() >= until:
+                    raise
+            time.sleep(_RETRY_S)
 
     def job(self, name: str) -> Job:
         """Return how a job stands."""

@@ -63,9 +63,13 @@ def _guard(culprit: str) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _attach_to_no_cluster() -> Iterator[None]:
-    """Keep tests, and the programs that they start, off a Ray cluster that happens to run on this machine."""
+    """Keep tests, and the programs that they start, off a Ray cluster that happens to run on this machine.
+
+    Ray would let its workers give way to everything else; on a busy machine they would starve.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", "local")
+        patch.setenv("RAY_worker_niceness", "0")
         yield
 
 

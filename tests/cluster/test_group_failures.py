@@ -77,7 +77,7 @@ def test_the_users_exception_is_raised_with_its_type_while_peers_wait(pair: Work
 
 
 def test_a_rank_that_does_not_end_behind_anothers_exception_is_ended(pair: WorkerGroup) -> None:
-    """It gets a moment, as no failing collective frees it; what it says all the while is no reason to wait."""
+    """It gets a moment, as no failing collective frees it; also where it talks on and on."""
 
     def fail_on_one(context: WorkerContext) -> None:
         while context.rank == 0:

@@ -170,7 +170,9 @@ def test_who_comes_is_taken_in(alone: dict[str, Any], tmp_path: Path) -> None:
 
 
 class LosesTheRest(Dies):
-    """Of two processes the first dies; the other does while somebody makes itself ready for its place."""
+    """Of two processes the first dies; the other does while somebody makes itself ready for its place, and
+    once the driver knows of a checkpoint.
+    """
 
     def setup(self, stage: str) -> None:
         if (self.folder / "fault.0").exists() and not (self.folder / "coming").exists():
@@ -179,8 +181,10 @@ class LosesTheRest(Dies):
             time.sleep(0.5)
 
     def die(self, place: str) -> None:
-        if self.trainer.global_step == 3 and (self.folder / "fault.0").exists():
+        if (place, self.trainer.global_step) == ("forward", 3) and (self.folder / "fault.0").exists():
             self.wait_for("coming")
+            self.wait_for("ckpt/epoch=0-step=3.ckpt")
+            time.sleep(0.5)  # the driver has heard of it
         super().die(place)
 
     def wait_for(self, name: str) -> None:

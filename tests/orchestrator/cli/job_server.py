@@ -19,6 +19,7 @@ class FakeJobServer:
         logs: What the job has printed at each further look.
         statuses: The job's status at each further look; the last one stays.
         token: Wanted of every request, if any.
+        starting: Requests for a job that are refused first, as by a cluster that is not ready.
         version: The answer to the question for it; None answers 404.
     """
 
@@ -30,6 +31,7 @@ class FakeJobServer:
         self.statuses = ["RUNNING", "SUCCEEDED"]
         self.stopped: list[str] = []
         self.token: str | None = None
+        self.starting = 0
         self.version: str | None = "4"
         self.address = ""
 
@@ -48,6 +50,9 @@ class FakeJobServer:
                 self.packages[name] = body
                 self.uploads += 1
                 return 200, None
+            case "POST", ["jobs"] if self.starting:
+                self.starting -= 1
+                return 500, "No available agent to submit job, please try again later."
             case "POST", ["jobs"]:
                 self.requests.append(json.loads(body))
                 if self.requests[-1].get("submission_id") == "taken":

@@ -72,6 +72,20 @@ def test_code_that_is_there_is_not_sent_again(server: FakeJobServer) -> None:
     assert (server.uploads, len(server.requests)) == (1, 2)
 
 
+def test_a_cluster_that_has_just_started_gets_time(
+    server: FakeJobServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The job is offered again until an agent takes it; not for ever."""
+    monkeypatch.setattr(jobs, "_RETRY_S", 0.0)
+    server.starting = 2
+    submit(server, "--", "true")
+    assert len(server.requests) == 1 and server.starting == 0
+    monkeypatch.setattr(jobs, "_READY_S", 0.0)
+    server.starting = 9
+    assert main(["submit", f"--address={server.address}", "--", "true"]) == 2
+    assert "please try again later" in capsys.readouterr().err and server.starting == 8
+
+
 @pytest.mark.parametrize("status", ["FAILED", "STOPPED"])
 def test_a_job_that_fails_is_told(
     status: str, server: FakeJobServer, capsys: pytest.CaptureFixture[str]
@@ -172,7 +186,8 @@ def test_ctrl_c_leaves_the_job(
         raise KeyboardInterrupt
 
     server.statuses = ["RUNNING"]
-    monkeypatch.setattr(jobs, "time", SimpleNamespace(sleep=interrupt))  # for others time goes on
+    own = SimpleNamespace(sleep=interrupt, monotonic=time.monotonic)  # for others time goes on
+    monkeypatch.setattr(jobs, "time", own)
     assert submit(server, "--", "true") == 130
     assert "Job job-1 goes on." in capsys.readouterr().err
     assert server.stopped == []
