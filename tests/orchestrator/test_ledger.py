@@ -271,5 +271,5 @@ def test_the_text_of_a_wrong_run() -> None:
     found: Audit = judge([attempt("a", {(0, 0): [0, 1, 1], (0, 1): [3, 5]})])
     assert format_text(found).splitlines() == [
         "Epoch 0: 5 samples, 2 missing, 1 doubled (complete; such as 1, 2, 4).",
-        "1 attempts. Samples are missing or doubled.",
+        "1 attempt. Samples are missing or doubled.",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -222,8 +223,9 @@ def test_other_addresses_are_refused() -> None:
 @pytest.mark.ray
 def test_on_a_real_cluster(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A cluster with its job server runs the code on two workers; another job is stopped."""
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
-        port, web = one.getsockname()[1], two.getsockname()[1]
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        port, web, agent = (each.getsockname()[1] for each in sockets)
     scratch = Path("/tmp") / f"ray-job-test-{os.getpid()}"
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
@@ -231,6 +233,9 @@ def test_on_a_real_cluster(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
     program = "from ray.scripts.scripts import main; main()"
     command = [sys.executable, "-c", program, "start", "--head", "--block", "--num-cpus=3", f"--port={port}"]
     command += [f"--dashboard-port={web}", "--dashboard-host=127.0.0.1", f"--temp-dir={scratch}"]
+    command += [
+        f"--dashboard-agent-listen-port={agent}"
+    ]  # the usual one may be another Ray's of this machine
     address = f"--address=http://127.0.0.1:{web}"
     (tmp_path / "train.py").write_text(
         "from tests.orchestrator.cli.parts import Data, Net\nimport orchestrator as pl\n"

@@ -50,6 +50,7 @@ def check(result: Any) -> list[int]:
     return [len(record.reports) for record in result._records]
 
 
+@pytest.mark.slow
 def test_hyperband_halves(tmp_path: Path) -> None:
     """It pauses trials until all of a bracket stand at the same report, and stops the worse half."""
     from ray.tune.schedulers import HyperBandScheduler
