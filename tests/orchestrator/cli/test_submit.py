@@ -233,9 +233,7 @@ def test_on_a_real_cluster(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
     program = "from ray.scripts.scripts import main; main()"
     command = [sys.executable, "-c", program, "start", "--head", "--block", "--num-cpus=3", f"--port={port}"]
     command += [f"--dashboard-port={web}", "--dashboard-host=127.0.0.1", f"--temp-dir={scratch}"]
-    command += [
-        f"--dashboard-agent-listen-port={agent}"
-    ]  # the usual one may be another Ray's of this machine
+    command += [f"--dashboard-agent-listen-port={agent}"]  # the usual one may be another Ray's
     address = f"--address=http://127.0.0.1:{web}"
     (tmp_path / "train.py").write_text(
         "from tests.orchestrator.cli.parts import Data, Net\nimport orchestrator as pl\n"
