@@ -100,6 +100,7 @@ def test_shutdown_leaves_nothing(tmp_path: Path, how: str) -> None:
     assert ("failed as planned" in out) == (how == "failure")
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_everything(tmp_path: Path) -> None:
     """Ctrl-C again, where a step never ends, ends driver and workers, with one traceback at most, and leaves
     nothing.

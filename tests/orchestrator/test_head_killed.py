@@ -38,6 +38,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_training_outlives_the_head_for_as_long_as_ray_waits(tmp_path: Path) -> None:
     """Steps go on without Ray's head process; when Ray gives it up, driver and workers end, and say why."""
     (tmp_path / "driver.py").write_text(PROGRAM, encoding="utf-8")
