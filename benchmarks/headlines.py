@@ -193,7 +193,7 @@ HEADLINES = (
         goal="0.3 s",
     ),
     Headline(
-        what="driver's memory for 100 trials",
+        what="what 100 trials leave in the driver's memory",
         file="sweep-memory",
         metric="grown_mib_per_100_trials",
         goal="flat",
